@@ -1,0 +1,180 @@
+"""The paged cache: pools of pages as a pytree, and what one step works on.
+
+A pool holds every layer's pages, [L, P, Z, ...]; page 0 belongs to nobody and takes the
+writes of padding. A step's tokens are flat: first R decode tokens, one for each of the
+first R rows, then C chunks of Q tokens, one for each of the last C rows:
+
+    R = 3, C = 1, Q = 4      tokens  d0 d1 d2 | c0 c1 c2 c3     rows 0 1 2 3
+
+Rows and tokens that a step does not need are padding: length 0, position -1.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from r1jax.config import MlaConfig, ModelConfig
+from r1jax.typing import Array, Int
+
+Pools = dict[str, Array]
+
+# Context that attention reads at once; more costs memory, less costs loop overhead.
+BLOCK_TOKENS = 256
+
+
+class Geometry(NamedTuple):
+    """The static shape of a step: decode rows, chunk rows, tokens in each chunk."""
+
+    decodes: int
+    chunks: int
+    chunk_tokens: int
+
+    @property
+    def rows(self) -> int:
+        """Sequences in the step, padding included."""
+        return self.decodes + self.chunks
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the step, padding included."""
+        return self.decodes + self.chunks * self.chunk_tokens
+
+
+@flax.struct.dataclass
+class Batch:
+    """What one step works on.
+
+    Attributes:
+      tokens: Token ids, flat (see the module's picture).
+      positions: Each token's position in its sequence; -1 for padding.
+      page_table: For each row its pages in order; 0 where it has none.
+      lengths: For each row the context tokens after this step; 0 for padding.
+      geometry: The static shape.
+    """
+
+    tokens: Int[Array, " T"]
+    positions: Int[Array, " T"]
+    page_table: Int[Array, "B J"]
+    lengths: Int[Array, " B"]
+    geometry: Geometry = flax.struct.field(pytree_node=False)
+
+    def token_rows(self) -> Int[Array, " T"]:
+        """Returns the row of each token."""
+        g = self.geometry
+        chunks = jnp.repeat(jnp.arange(g.decodes, g.rows), g.chunk_tokens)
+        return jnp.concatenate([jnp.arange(g.decodes), chunks])
+
+
+def entry_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Returns what a token leaves behind in one layer: pool name to shape."""
+    attention = config.attention
+    if isinstance(attention, MlaConfig):
+        return {"latent": (attention.latent_dim,)}
+    shape = (attention.kv_heads, attention.head_dim)
+    return {"key": shape, "value": shape}
+
+
+def make_pools(config: ModelConfig, pages: int, page_size: int, dtype: Any) -> Pools:
+    """Allocates zeroed pools of `pages` pages (page 0 included) of `page_size`."""
+    return {
+        name: jnp.zeros((config.layers, pages, page_size, *shape), dtype)
+        for name, shape in entry_shapes(config).items()
+    }
+
+
+def token_bytes(config: ModelConfig, dtype: Any) -> int:
+    """Returns the bytes of cache that one token takes over all layers."""
+    values = 0
+    for shape in entry_shapes(config).values():
+        size = 1
+        for n in shape:
+            size *= n
+        values += size
+    return values * config.layers * jnp.dtype(dtype).itemsize
+
+
+@flax.struct.dataclass
+class Part:
+    """The rows of a step that have equally many tokens: its decodes, or its chunks.
+
+    Attributes:
+      pools: Every layer's pages.
+      layer: The layer that is being computed.
+      positions: Of each token, -1 for padding.
+      page_table: Of each row.
+      start: Where the part's tokens begin in the flat step.
+    """
+
+    pools: Pools
+    layer: Int[Array, ""]
+    positions: Int[Array, "B T"]
+    page_table: Int[Array, "B J"]
+    start: int = flax.struct.field(pytree_node=False)
+
+    def rows(self, flat: Array) -> Array:
+        """Returns this part's tokens of a flat array [T, ...], as [B, T, ...]."""
+        rows, tokens = self.positions.shape
+        mine = flat[self.start : self.start + rows * tokens]
+        return mine.reshape(rows, tokens, *flat.shape[1:])
+
+    @property
+    def block_tokens(self) -> int:
+        """Context tokens in a block: about `BLOCK_TOKENS`, a whole number of pages."""
+        page_size = next(iter(self.pools.values())).shape[2]
+        columns = self.page_table.shape[1]
+        return page_size * min(max(BLOCK_TOKENS // page_size, 1), columns)
+
+    def block(self, name: str, index: Int[Array, ""]) -> Array:
+        """Returns each row's `index`-th block of context from one pool, [B, S, ...]."""
+        pool, rows = self.pools[name], len(self.page_table)
+        columns = self.block_tokens // pool.shape[2]
+        pages = jax.lax.dynamic_slice_in_dim(
+            self.page_table, index * columns, columns, axis=1
+        )
+        return pool[self.layer, pages].reshape(rows, -1, *pool.shape[3:])
+
+
+@flax.struct.dataclass
+class Context:
+    """The past of a step's sequences, as one layer sees it."""
+
+    pools: Pools
+    layer: Int[Array, ""]
+    batch: Batch
+
+    def write(self, **entries: Array) -> "Context":
+        """Writes each token's entries [T, ...] into its page, in place."""
+        batch = self.batch
+        page_size = next(iter(self.pools.values())).shape[2]
+        where = jnp.maximum(batch.positions, 0)
+        page = batch.page_table[batch.token_rows(), where // page_size]
+        page = jnp.where(batch.positions < 0, 0, page)
+        pools = dict(self.pools)
+        for name, values in entries.items():
+            pool = pools[name]
+            at = pool.at[self.layer, page, where % page_size]
+            pools[name] = at.set(values.astype(pool.dtype))
+        return self.replace(pools=pools)
+
+    def parts(self) -> list[Part]:
+        """Returns the step's decodes and its chunks, leaving out what is empty."""
+        b, g = self.batch, self.batch.geometry
+        cuts = [(0, 0, g.decodes, 1), (g.decodes, g.decodes, g.chunks, g.chunk_tokens)]
+        return [
+            Part(
+                self.pools,
+                self.layer,
+                b.positions[start : start + rows * tokens].reshape(rows, tokens),
+                b.page_table[first : first + rows],
+                start,
+            )
+            for start, first, rows, tokens in cuts
+            if rows
+        ]
+
+
+def flat(parts: list[Array]) -> Array:
+    """Joins the parts' [B, T, ...] to one flat [T, ...], in the step's order."""
+    return jnp.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])

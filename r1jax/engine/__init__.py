@@ -1,0 +1,1 @@
+"""Tokens in motion: scheduling, the compiled step, sampling. Knows no words."""

@@ -1,0 +1,277 @@
+"""The engine: submit, step, emit, cancel.
+
+One thread owns the scheduler and the device's state. It plans and starts step n + 1
+while step n still runs, then reads step n's tokens as one small array and hands each
+request its own. Other threads only append to two inboxes.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from r1jax.cache import Pools
+from r1jax.config import ModelConfig
+from r1jax.engine.pages import Pages
+from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
+from r1jax.engine.steps import Runner
+from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
+from r1jax.errors import R1jaxError, RequestError
+from r1jax.typing import PyTree
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    plan: Plan
+    outputs: dict[str, jax.Array]
+
+
+class Engine:
+    """Serves many requests at once from one set of parameters."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: PyTree,
+        pools: Pools,
+        options: EngineOptions,
+        *,
+        wait_for_all_shapes: bool = False,
+    ) -> None:
+        """Compiles what the first request needs and starts the engine's thread.
+
+        Args:
+          config: The model.
+          params: Its parameters, stacked or taken apart (`model.unstack`).
+          pools: The cache; the engine takes it over.
+          options: Limits.
+          wait_for_all_shapes: Compile every step shape before returning; otherwise
+            the rest is compiled in the background.
+        """
+        self.config, self.options = config, options
+        page_size, total = options.page_size, next(iter(pools.values())).shape[1]
+        pages = Pages(total, page_size)
+        columns = pages.needed(options.max_model_len)
+        if columns > pages.total:
+            raise RequestError(
+                f"{pages.total} pages of {page_size} tokens for a context of "
+                f"{options.max_model_len}",
+                "one request at full length would not fit in the cache",
+                f"lower max_model_len to {pages.total * page_size}, or give the cache "
+                "more memory",
+            )
+        shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
+        self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
+        self._runner = Runner(
+            config, params, pools, options.max_num_seqs, columns, shapes.all()
+        )
+        self._sequences: dict[int, tuple[Sequence, OnEvent]] = {}
+        self._seeds: dict[int, int] = {}
+        self._inbox: list[tuple[Sequence, OnEvent]] = []
+        self._cancelled: list[int] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._failure: str | None = None
+        self._next_id = 0
+        self._stats = EngineStats(pages_total=pages.total)
+        for shape in shapes.all():
+            self._runner.compile(shape)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest context of a request, prompt and answer, in tokens."""
+        return self.options.max_model_len
+
+    def submit(
+        self, prompt: Tokens[int], sampling: SamplingParams, on_event: OnEvent
+    ) -> int:
+        """Queues a request and returns its number.
+
+        Args:
+          prompt: Token ids.
+          sampling: How to choose tokens.
+          on_event: Called on the engine's thread with each `Event`; it must return
+            at once and must not raise.
+
+        Raises:
+          RequestError: The prompt is empty, too long, or has ids that the model does
+            not know; or the engine has failed or is closed.
+        """
+        self._check(prompt)
+        limit = self.max_model_len - len(prompt)
+        if sampling.max_tokens is not None:
+            limit = min(limit, sampling.max_tokens)
+        with self._wake:
+            if self._failure or self._closing:
+                raise RequestError(
+                    "the engine does not take requests",
+                    self._failure or "it is shutting down",
+                    "restart the server and look at its log",
+                )
+            self._next_id += 1
+            number = self._next_id
+            sequence = Sequence(
+                number, [int(t) for t in prompt], len(prompt), sampling, limit
+            )
+            seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
+            self._seeds[number] = seed
+            self._inbox.append((sequence, on_event))
+            self._wake.notify()
+        return number
+
+    def cancel(self, request_id: int) -> None:
+        """Ends a request early; its last event has finish "abort". Safe to repeat."""
+        with self._wake:
+            self._cancelled.append(request_id)
+            self._wake.notify()
+
+    def stats(self) -> EngineStats:
+        """Returns the counters as they stand."""
+        with self._wake:
+            return EngineStats(
+                **{**vars(self._stats), "finished": dict(self._stats.finished)}
+            )
+
+    def close(self) -> None:
+        """Ends all requests with "abort" and stops the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _check(self, prompt: Tokens[int]) -> None:
+        if not len(prompt):
+            raise RequestError(
+                "the prompt is empty",
+                "there is nothing to continue",
+                "send at least one token",
+            )
+        if len(prompt) >= self.max_model_len:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens",
+                f"the context holds {self.max_model_len}, the answer included",
+                f"shorten it to at most {self.max_model_len - 1} tokens, or serve "
+                "with a larger --max-model-len",
+            )
+        low, high = min(prompt), max(prompt)
+        if low < 0 or high >= self.config.vocab_size:
+            raise RequestError(
+                f"token id {low if low < 0 else high} in the prompt",
+                f"ids go from 0 to {self.config.vocab_size - 1}",
+                "encode the prompt with this model's tokenizer",
+            )
+
+    def _run(self) -> None:
+        """The engine's thread: an outer edge, so it catches everything, once."""
+        try:
+            self._loop()
+        except (R1jaxError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+            self._failure = f"a step failed: {error}"
+            for sequence, on_event in self._everything():
+                on_event(Event(sequence.id, finish="error", error=self._failure))
+            raise
+
+    def _loop(self) -> None:
+        flying: _InFlight | None = None
+        while True:
+            if not self._take_in(wait=flying is None):
+                break
+            plan = self._scheduler.plan()
+            ahead = None
+            if plan is not None:
+                ahead = _InFlight(plan, self._runner.dispatch(plan, self._seeds))
+            if flying is not None:
+                self._emit(flying)
+            flying = ahead
+            self._note(plan)
+        for sequence, on_event in self._everything():
+            on_event(Event(sequence.id, finish="abort"))
+
+    def _everything(self) -> list[tuple[Sequence, OnEvent]]:
+        with self._wake:
+            return [*self._sequences.values(), *self._inbox]
+
+    def _take_in(self, wait: bool) -> bool:
+        """Moves the inboxes over; sleeps while there is nothing to do at all."""
+        with self._wake:
+            while wait and not (
+                self._inbox or self._cancelled or self._closing or self._sequences
+            ):
+                self._wake.wait()
+            if self._closing:
+                return False
+            inbox, self._inbox = self._inbox, []
+            cancelled, self._cancelled = self._cancelled, []
+            for sequence, on_event in inbox:
+                self._sequences[sequence.id] = sequence, on_event
+        for sequence, _ in inbox:
+            self._scheduler.add(sequence)
+            self._stats.prompt_tokens += sequence.prompt_length
+        for number in cancelled:
+            if number in self._sequences:
+                self._finish(self._sequences[number][0], Event(number, finish="abort"))
+        return True
+
+    def _emit(self, step: _InFlight) -> None:
+        """Reads a step's tokens and hands them out."""
+        rows = [(i, row) for i, _, row in step.plan.placed() if row.samples]
+        wanted = any(row.sequence.sampling.logprobs is not None for _, row in rows)
+        names = step.outputs if wanted else ["token"]
+        read: Any = jax.device_get({name: step.outputs[name] for name in names})
+        for i, row in rows:
+            if not row.sequence.finished:
+                self._hand_out(row, int(read["token"][i]), i, read)
+
+    def _hand_out(self, row: Row, token: int, i: int, read: dict[str, np.ndarray]) -> None:
+        sequence, sampling = row.sequence, row.sequence.sampling
+        sequence.tokens.append(token)
+        sequence.pending -= 1
+        self._stats.generation_tokens += 1
+        logprob, top = None, ()
+        if sampling.logprobs is not None:
+            logprob = float(read["logprob"][i])
+            ids, values = read["top_ids"][i], read["top_logprobs"][i]
+            pairs = zip(ids.tolist(), values.tolist(), strict=True)
+            top = tuple(pairs)[: sampling.logprobs]
+        finish = self._finish_reason(sequence, token)
+        event = Event(sequence.id, token, logprob, top, finish)
+        if finish:
+            self._finish(sequence, event)
+        else:
+            self._sequences[sequence.id][1](event)
+
+    def _finish_reason(self, sequence: Sequence, token: int) -> str | None:
+        sampling = sequence.sampling
+        if token in sampling.stop_token_ids:
+            return "stop"
+        if token in self.config.eos_ids and not sampling.ignore_eos:
+            return "stop"
+        known = len(sequence.tokens) - sequence.prompt_length
+        return "length" if known >= sequence.limit else None
+
+    def _finish(self, sequence: Sequence, event: Event) -> None:
+        sequence.finished = True
+        self._scheduler.remove(sequence)
+        with self._wake:
+            _, on_event = self._sequences.pop(sequence.id)
+            del self._seeds[sequence.id]
+        finished = self._stats.finished
+        finished[str(event.finish)] = finished.get(str(event.finish), 0) + 1
+        on_event(event)
+
+    def _note(self, plan: Plan | None) -> None:
+        stats, scheduler = self._stats, self._scheduler
+        stats.running = len(scheduler.running)
+        stats.waiting = len(scheduler.waiting)
+        stats.pages_used = scheduler.pages.used
+        stats.preemptions = scheduler.preemptions
+        stats.steps += plan is not None

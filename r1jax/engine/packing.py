@@ -1,0 +1,138 @@
+"""A plan as two small arrays: all that crosses from host to device for a step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import numpy as np
+
+from r1jax.cache import Batch, Geometry
+from r1jax.engine.sampling import RowSampling
+from r1jax.engine.scheduler import Plan
+from r1jax.typing import Array, Int
+
+_FLOATS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence",
+    "frequency",
+    "repetition",
+)
+
+
+@flax.struct.dataclass
+class StepInput:
+    """What the compiled step reads, unpacked.
+
+    Attributes:
+      batch: Tokens, positions and pages.
+      sampling: Parameters of each row.
+      slot: The row's place in the device state; out of range for padding.
+      last: The flat index of the row's last token.
+      from_device: True where the row's one token is the slot's last sampled one.
+      samples: True where the row's next token counts.
+      prompt_length: Of the row's sequence, in tokens.
+      logprobs: True where the row wants log-probabilities.
+    """
+
+    batch: Batch
+    sampling: RowSampling
+    slot: Int[Array, " B"]
+    last: Int[Array, " B"]
+    from_device: Int[Array, " B"]
+    samples: Int[Array, " B"]
+    prompt_length: Int[Array, " B"]
+    logprobs: Int[Array, " B"]
+
+
+def fields(g: Geometry, columns: int) -> dict[str, tuple[int, ...]]:
+    """Returns the integer fields of a packed step, in order, with their shapes."""
+    return {
+        "tokens": (g.tokens,),
+        "positions": (g.tokens,),
+        "page_table": (g.rows, columns),
+        "lengths": (g.rows,),
+        "slot": (g.rows,),
+        "last": (g.rows,),
+        "from_device": (g.rows,),
+        "samples": (g.rows,),
+        "prompt_length": (g.rows,),
+        "logprobs": (g.rows,),
+        "top_k": (g.rows,),
+        "seed": (g.rows, 2),
+    }
+
+
+def views(ints: Any, g: Geometry, columns: int) -> dict[str, Any]:
+    """Cuts the flat integers into their fields (NumPy views, or slices in a trace)."""
+    out, start = {}, 0
+    for name, shape in fields(g, columns).items():
+        size = int(np.prod(shape))
+        out[name] = ints[start : start + size].reshape(shape)
+        start += size
+    return out
+
+
+def pack(
+    plan: Plan, columns: int, slots: int, seeds: Mapping[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Packs a plan.
+
+    Args:
+      plan: The step.
+      columns: Width of the page table, in pages.
+      slots: Rows of device state; padding rows write to this one, which is dropped.
+      seeds: The seed of each request, by id.
+
+    Returns:
+      int32 [...] and float32 [6, B].
+    """
+    g = plan.geometry
+    size = sum(int(np.prod(shape)) for shape in fields(g, columns).values())
+    ints = np.zeros(size, np.int32)
+    floats = np.zeros((len(_FLOATS), g.rows), np.float32)
+    floats[_FLOATS.index("top_p")] = floats[_FLOATS.index("repetition")] = 1.0
+    v = views(ints, g, columns)
+    v["positions"][:] = -1
+    v["slot"][:] = slots
+    for number, place, row in plan.placed():
+        sequence, sampling = row.sequence, row.sequence.sampling
+        end = place + row.count
+        v["positions"][place:end] = np.arange(row.start, row.start + row.count)
+        if not row.decode:
+            fed = sequence.tokens[row.start : row.start + row.count]
+            v["tokens"][place:end] = fed
+        v["page_table"][number, : len(sequence.pages)] = sequence.pages
+        v["lengths"][number] = row.start + row.count
+        v["slot"][number] = sequence.slot
+        v["last"][number] = end - 1
+        v["from_device"][number] = row.decode
+        v["samples"][number] = row.samples
+        v["prompt_length"][number] = sequence.prompt_length
+        v["logprobs"][number] = sampling.logprobs is not None
+        v["top_k"][number] = sampling.top_k
+        seed = seeds[sequence.id] & (2**64 - 1)
+        v["seed"][number] = np.array([seed >> 32, seed & (2**32 - 1)]).astype(np.uint32)
+        floats[:, number] = (
+            sampling.temperature,
+            sampling.top_p,
+            sampling.min_p,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
+            sampling.repetition_penalty,
+        )
+    return ints, floats
+
+
+def unpack(ints: Array, floats: Array, g: Geometry, columns: int) -> StepInput:
+    """Undoes `pack` inside the compiled step."""
+    v = views(ints, g, columns)
+    sampling = RowSampling(
+        **{name: floats[i] for i, name in enumerate(_FLOATS)},
+        top_k=v.pop("top_k"),
+        seed=v.pop("seed").view(np.uint32),
+    )
+    names = ("tokens", "positions", "page_table", "lengths")
+    batch = Batch(**{name: v.pop(name) for name in names}, geometry=g)
+    return StepInput(batch=batch, sampling=sampling, **v)

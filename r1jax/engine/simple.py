@@ -1,0 +1,83 @@
+"""One request, one loop, no pages, no batch: what the engine must equal.
+
+Every token runs the whole sequence again from its beginning. Slow, and believed at
+sight.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax import model
+from r1jax.config import ModelConfig
+from r1jax.engine.sampling import RowSampling, choose_plain, draw, penalize
+from r1jax.engine.types import SamplingParams
+from r1jax.typing import Array, PyTree
+
+_ROUND = 64  # lengths are padded to a multiple, to compile less often
+
+
+def whole_logits(config: ModelConfig) -> Callable[[PyTree, Array], Array]:
+    """Returns the compiled function from a sequence [T] to its logits [T, V]."""
+
+    def run(params: PyTree, tokens: Array) -> Array:
+        return model.logits(config, params, model.forward(config, params, tokens))
+
+    return jax.jit(run)
+
+
+def generate(
+    config: ModelConfig,
+    params: PyTree,
+    prompt: Sequence[int],
+    sampling: SamplingParams,
+    *,
+    max_model_len: int,
+    seed: int = 0,
+) -> list[int]:
+    """Answers one prompt; returns the answer's tokens, an end token included.
+
+    `seed` is used where the request has none of its own.
+    """
+    run = whole_logits(config)
+    tokens = list(prompt)
+    limit = min(sampling.max_tokens or max_model_len, max_model_len - len(prompt))
+    ends = set(sampling.stop_token_ids)
+    if not sampling.ignore_eos:
+        ends |= set(config.eos_ids)
+    row = _row(sampling, sampling.seed if sampling.seed is not None else seed)
+    for _ in range(limit):
+        padded = np.zeros(-(-len(tokens) // _ROUND) * _ROUND, np.int32)
+        padded[: len(tokens)] = tokens
+        logits = run(params, jnp.asarray(padded))[len(tokens) - 1][None]
+        in_prompt, answered = _counts(config, tokens, len(prompt))
+        logits = penalize(logits, in_prompt, answered, row)
+        uniform = draw(row.seed, jnp.array([len(tokens)]))
+        tokens.append(int(choose_plain(logits, row, uniform)[0]))
+        if tokens[-1] in ends:
+            break
+    return tokens[len(prompt) :]
+
+
+def _counts(config: ModelConfig, tokens: list[int], prompt: int) -> tuple[Array, Array]:
+    in_prompt = np.zeros((1, config.vocab_size), bool)
+    in_prompt[0, tokens[:prompt]] = True
+    answered = np.zeros((1, config.vocab_size), np.int32)
+    np.add.at(answered[0], tokens[prompt:], 1)
+    return jnp.asarray(in_prompt), jnp.asarray(answered)
+
+
+def _row(sampling: SamplingParams, seed: int) -> RowSampling:
+    seed &= 2**64 - 1
+    return RowSampling(
+        temperature=jnp.float32([sampling.temperature]),
+        top_p=jnp.float32([sampling.top_p]),
+        min_p=jnp.float32([sampling.min_p]),
+        presence=jnp.float32([sampling.presence_penalty]),
+        frequency=jnp.float32([sampling.frequency_penalty]),
+        repetition=jnp.float32([sampling.repetition_penalty]),
+        top_k=jnp.int32([sampling.top_k]),
+        seed=jnp.asarray(np.array([[seed >> 32, seed & (2**32 - 1)]], np.uint32)),
+    )

@@ -1,0 +1,204 @@
+"""The compiled step, for each of its few shapes, and the state it keeps on the device.
+
+A shape that is not compiled yet is never compiled on a request's path: the step waits
+for the background thread only if no larger compiled shape holds the plan.
+"""
+
+import threading
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax import model
+from r1jax.cache import Geometry, Pools
+from r1jax.config import ModelConfig
+from r1jax.engine import packing, sampling
+from r1jax.engine.types import MAX_LOGPROBS
+from r1jax.typing import Array, PyTree
+
+Outputs = dict[str, Array]
+
+
+def run_step(
+    config: ModelConfig,
+    geometry: Geometry,
+    columns: int,
+    params: PyTree,
+    pools: Pools,
+    newest: Array,
+    counts: dict[str, Array],
+    ints: Array,
+    floats: Array,
+) -> tuple[Pools, Array, Outputs]:
+    """Feeds a step's tokens and samples each row's next one.
+
+    Args:
+      config: The model.
+      geometry: The step's static shape.
+      columns: Pages in a row of the page table.
+      params: Parameters.
+      pools: The cache (donated).
+      newest: Each slot's last sampled token, int32 [slots] (donated).
+      counts: Which tokens each slot's prompt and answer hold; see `count_tokens`.
+      ints: The packed plan's integers.
+      floats: The packed plan's floats.
+
+    Returns:
+      The pools, the newest tokens, and for each row its token and, where any row
+      wants them, log-probabilities.
+    """
+    step = packing.unpack(ints, floats, geometry, columns)
+    batch = _with_device_tokens(step, newest)
+    hidden, pools = model.step(config, params, pools, batch)
+    logits = model.logits(config, params, hidden[step.last])
+    slot = jnp.minimum(step.slot, len(newest) - 1)
+    rows = step.sampling
+    plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)
+    penalized = jax.lax.cond(
+        plain.all(),
+        lambda: logits,
+        lambda: sampling.penalize(
+            logits, counts["prompt"][slot], counts["answer"][slot], rows
+        ),
+    )
+    uniform = sampling.draw(rows.seed, batch.positions[step.last] + 1)
+    token = sampling.choose(penalized, rows, uniform)
+    own, ids, best = jax.lax.cond(
+        (step.logprobs != 0).any(),
+        lambda: sampling.log_probabilities(logits, token, MAX_LOGPROBS),
+        lambda: _no_logprobs(logits),
+    )
+    kept = jnp.where(step.samples != 0, step.slot, len(newest))
+    newest = newest.at[kept].set(token, mode="drop")
+    outputs = {"token": token, "logprob": own, "top_ids": ids, "top_logprobs": best}
+    return pools, newest, outputs
+
+
+def count_tokens(
+    geometry: Geometry,
+    columns: int,
+    newest: Array,
+    counts: dict[str, Array],
+    ints: Array,
+    floats: Array,
+) -> dict[str, Array]:
+    """Notes the tokens that a step feeds, for penalties (`counts` is donated).
+
+    A token counts when it is fed: as prompt below the sequence's prompt length, as
+    answer above it. So a sequence that prefills again after losing its pages comes to
+    the same counts. A row that starts at position 0 begins with empty counts.
+    """
+    step = packing.unpack(ints, floats, geometry, columns)
+    batch = _with_device_tokens(step, newest)
+    slots = len(newest)
+    rows = batch.token_rows()
+    fed = batch.positions >= 0
+    begins = jnp.where(batch.positions[_first_tokens(geometry)] == 0, step.slot, slots)
+    answer = (batch.positions >= step.prompt_length[rows]) & fed
+    in_prompt = jnp.where(fed & ~answer, step.slot[rows], slots)
+    in_answer = jnp.where(answer, step.slot[rows], slots)
+    prompt = counts["prompt"].at[begins].set(False, mode="drop")
+    tally = counts["answer"].at[begins].set(0, mode="drop")
+    return {
+        "prompt": prompt.at[in_prompt, batch.tokens].set(True, mode="drop"),
+        "answer": tally.at[in_answer, batch.tokens].add(1, mode="drop"),
+    }
+
+
+def _first_tokens(g: Geometry) -> np.ndarray:
+    """The flat index of each row's first token."""
+    chunks = g.decodes + np.arange(g.chunks) * g.chunk_tokens
+    return np.concatenate([np.arange(g.decodes), chunks])
+
+
+def _with_device_tokens(step: packing.StepInput, newest: Array) -> Any:
+    """Fills in the tokens that only the device knows."""
+    batch = step.batch
+    rows = batch.token_rows()
+    slot = jnp.minimum(step.slot[rows], len(newest) - 1)
+    known = step.from_device[rows] == 0
+    return batch.replace(tokens=jnp.where(known, batch.tokens, newest[slot]))
+
+
+def _no_logprobs(logits: Array) -> tuple[Array, Array, Array]:
+    rows, few = len(logits), min(MAX_LOGPROBS, logits.shape[-1])
+    none = jnp.zeros((rows, few))
+    return jnp.zeros(rows), none.astype(jnp.int32), none
+
+
+class Runner:
+    """Compiles the steps and runs them, holding the device's state."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: PyTree,
+        pools: Pools,
+        slots: int,
+        columns: int,
+        shapes: list[Geometry],
+    ) -> None:
+        """Takes over `pools`; nothing is compiled yet."""
+        self._config, self._params, self._pools = config, params, pools
+        self._slots, self._columns = slots, columns
+        self._newest = jnp.zeros(slots, jnp.int32)
+        table = (slots, config.vocab_size)
+        self._counts = {
+            "prompt": jnp.zeros(table, jnp.bool_),
+            "answer": jnp.zeros(table, jnp.int32),
+        }
+        self._compiled: dict[tuple[str, Geometry], Any] = {}
+        self._shapes = shapes
+        self._lock = threading.Lock()
+
+    def compile(self, geometry: Geometry) -> None:
+        """Compiles both programs of one shape, unless that was done."""
+        sizes = packing.fields(geometry, self._columns)
+        size = sum(int(np.prod(shape)) for shape in sizes.values())
+        ints = jax.ShapeDtypeStruct((size,), jnp.int32)
+        floats = jax.ShapeDtypeStruct((6, geometry.rows), jnp.float32)
+        state = jax.tree.map(_shape_of, (self._newest, self._counts))
+        weights, pools = jax.tree.map(_shape_of, (self._params, self._pools))
+        run = partial(run_step, self._config, geometry, self._columns)
+        count = partial(count_tokens, geometry, self._columns)
+        programs = {
+            "run": (jax.jit(run, donate_argnums=(1, 2)), (weights, pools)),
+            "count": (jax.jit(count, donate_argnums=(1,)), ()),
+        }
+        for name, (program, head) in programs.items():
+            with self._lock:
+                if (name, geometry) in self._compiled:
+                    continue
+            done = program.lower(*head, *state, ints, floats).compile()
+            with self._lock:
+                self._compiled[name, geometry] = done
+
+    def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
+        """Starts a step and returns its outputs, which may not be computed yet."""
+        g = plan.geometry
+        self.compile(g)
+        ints, floats = packing.pack(plan, self._columns, self._slots, seeds)
+        ints, floats = jax.device_put((ints, floats))
+        if any(_penalized(row.sequence.sampling) for _, _, row in plan.placed()):
+            self._counts = self._compiled["count", g](
+                self._newest, self._counts, ints, floats
+            )
+        self._pools, self._newest, outputs = self._compiled["run", g](
+            self._params, self._pools, self._newest, self._counts, ints, floats
+        )
+        return outputs
+
+
+def _shape_of(leaf: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _penalized(params: Any) -> bool:
+    return bool(
+        params.presence_penalty
+        or params.frequency_penalty
+        or params.repetition_penalty != 1.0
+    )

@@ -1,0 +1,143 @@
+"""What a caller asks of the engine, and what comes back."""
+
+import math
+from dataclasses import dataclass, field
+
+from r1jax.errors import RequestError
+
+MAX_LOGPROBS = 20
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to choose the next token; the defaults are R1's recommendations.
+
+    Order: penalties on the logits, then temperature, then top-k, top-p and min-p,
+    each judged on the probabilities at that temperature.
+
+    Attributes:
+      temperature: 0 takes the likeliest token.
+      top_p: Keeps the likeliest tokens until their probabilities sum to this.
+      top_k: Keeps this many of the likeliest tokens; 0 keeps all.
+      min_p: Drops tokens less likely than this share of the likeliest one.
+      presence_penalty: Subtracted once from the logit of each token answered before.
+      frequency_penalty: Subtracted once for each time it was answered.
+      repetition_penalty: Divides positive and multiplies negative logits of tokens
+        seen in the prompt or the answer (arXiv 1909.05858).
+      seed: Makes the answer repeatable, alone or in any batch; None draws one.
+      max_tokens: Most tokens to answer with; None goes on to the context's end.
+      stop_token_ids: Tokens that end the answer, beside the model's own.
+      ignore_eos: Goes on after the model's own end tokens.
+      logprobs: None for no log-probabilities; otherwise each token comes with its
+        own and with those of this many (0 to 20) likeliest ones. They are of the
+        model's distribution before penalties and temperature.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range.
+
+        Raises:
+          RequestError: Names the field, its value and the range.
+        """
+        ranges = {
+            "temperature": (0.0, 2.0),
+            "top_p": (0.0, 1.0),
+            "top_k": (0, 2**31 - 1),
+            "min_p": (0.0, 1.0),
+            "presence_penalty": (-2.0, 2.0),
+            "frequency_penalty": (-2.0, 2.0),
+            "repetition_penalty": (0.0, 10.0),
+            "seed": (-MAX_SEED - 1, MAX_SEED),
+            "max_tokens": (1, 2**31 - 1),
+            "logprobs": (0, MAX_LOGPROBS),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is None and name in ("seed", "max_tokens", "logprobs"):
+                continue
+            open_below = name in ("top_p", "repetition_penalty")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or (isinstance(low, int) and not isinstance(value, int))
+                or not math.isfinite(value)
+                or not low <= value <= high
+                or (open_below and value == low)
+            ):
+                raise RequestError(
+                    f"{name} is {value!r}",
+                    f"it must lie between {low} and {high}"
+                    + (f", above {low}" if open_below else ""),
+                    f"choose {name} within that range, or leave it out",
+                )
+
+
+@dataclass(frozen=True)
+class Event:
+    """One token of one request, or its end; the last event, and only it, has `finish`.
+
+    Attributes:
+      request_id: What `Engine.submit` returned.
+      token: The token's id; None where the request ended without a new one.
+      logprob: The token's log-probability, where asked for.
+      top_logprobs: (id, log-probability) of the likeliest tokens, likeliest first.
+      finish: "stop" (an end token, which is this event's token), "length" (max_tokens
+        or the context is full), "abort" (cancelled), "error".
+      error: What went wrong, with finish "error".
+    """
+
+    request_id: int
+    token: int | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    finish: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Sizes of the engine's compiled steps and of its cache.
+
+    Attributes:
+      max_model_len: Longest context (prompt and answer) of a request, in tokens.
+      max_num_seqs: Sequences that decode at once.
+      max_num_batched_tokens: Prompt tokens of one step (the longest chunk).
+      page_size: Tokens in a page.
+      num_pages: Pages in the pool; None is enough for every sequence at full length
+        within the memory that `load` allows.
+    """
+
+    max_model_len: int
+    max_num_seqs: int = 8
+    max_num_batched_tokens: int = 512
+    page_size: int = 32
+    num_pages: int | None = None
+
+
+@dataclass
+class EngineStats:
+    """Counters and gauges of a running engine, all in requests, pages or tokens."""
+
+    running: int = 0
+    waiting: int = 0
+    pages_used: int = 0
+    pages_total: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    steps: int = 0
+    finished: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Linen modules that hold parameters, and the pure functions they call."""

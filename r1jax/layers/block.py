@@ -1,0 +1,41 @@
+"""One transformer layer: attention and feed-forward, each behind a norm."""
+
+import flax.linen as nn
+
+from r1jax.cache import Context
+from r1jax.config import GqaConfig, ModelConfig
+from r1jax.layers.gqa import Gqa
+from r1jax.layers.mla import Mla
+from r1jax.layers.mlp import Mlp
+from r1jax.layers.moe import Moe
+from r1jax.layers.norm import RmsNorm
+from r1jax.layers.rope import Rotation
+from r1jax.typing import Array
+
+
+class Block(nn.Module):
+    """A dense layer, or one with experts."""
+
+    config: ModelConfig
+    with_experts: bool
+
+    def setup(self) -> None:
+        c = self.config
+        attention = Gqa if isinstance(c.attention, GqaConfig) else Mla
+        self.attention_norm = RmsNorm(c.width, c.norm_eps)
+        self.attention = attention(c.attention, c.width, c.norm_eps)
+        self.mlp_norm = RmsNorm(c.width, c.norm_eps)
+        if self.with_experts:
+            assert c.moe is not None
+            self.moe = Moe(c.moe, c.width)
+        else:
+            self.mlp = Mlp(c.width, c.mlp_width)
+
+    def __call__(
+        self, x: Array, turn: Rotation, context: Context | None
+    ) -> tuple[Array, Context | None]:
+        """Maps [T, D] to [T, D] and returns the context with this layer's entries."""
+        y, context = self.attention(self.attention_norm(x), turn, context)
+        x = x + y
+        feed_forward = self.moe if self.with_experts else self.mlp
+        return x + feed_forward(self.mlp_norm(x)), context

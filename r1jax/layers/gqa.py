@@ -1,0 +1,76 @@
+"""Grouped-query attention of the dense family (Qwen2, Llama, Qwen3)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from r1jax.cache import Context, flat
+from r1jax.config import GqaConfig
+from r1jax.layers.attention import attend, attend_blocks, visible
+from r1jax.layers.linear import Projection
+from r1jax.layers.norm import RmsNorm
+from r1jax.layers.rope import Rotation, rotate, softmax_scale
+from r1jax.typing import Array
+
+
+class Gqa(nn.Module):
+    """Queries, keys and values; rotation; attention; output.
+
+    Attributes:
+      config: The sizes.
+      width: Model width D.
+      eps: Of the query and key norms, where the config has them.
+    """
+
+    config: GqaConfig
+    width: int
+    eps: float
+
+    def setup(self) -> None:
+        c, d = self.config, self.width
+        bias = 2 if c.qkv_bias else 0
+        kv = (d, c.kv_heads, c.head_dim)
+        kv_axes = ("embed", "kv_heads", "head_dim")
+        self.q = Projection(
+            "TD,DNH->TNH", (d, c.heads, c.head_dim), ("embed", "heads", "head_dim"), bias
+        )
+        self.k = Projection("TD,DKH->TKH", kv, kv_axes, bias)
+        self.v = Projection("TD,DKH->TKH", kv, kv_axes, bias)
+        self.o = Projection(
+            "TNH,NHD->TD",
+            (c.heads, c.head_dim, d),
+            ("heads", "head_dim", "embed"),
+            inputs=2,
+        )
+        if c.qk_norm:
+            self.q_norm = RmsNorm(c.head_dim, self.eps, "head_dim")
+            self.k_norm = RmsNorm(c.head_dim, self.eps, "head_dim")
+
+    def __call__(
+        self, x: Array, turn: Rotation, context: Context | None
+    ) -> tuple[Array, Context | None]:
+        """Attends from [T, D] tokens; returns [T, D] and the context with their keys.
+
+        Without a context the tokens are one whole sequence.
+        """
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = rotate(q, turn, interleaved=self.config.rope.interleaved)
+        k = rotate(k, turn, interleaved=self.config.rope.interleaved)
+        scale = softmax_scale(self.config.rope, self.config.head_dim)
+        if context is None:
+            mask = visible(jnp.arange(len(x))[None], len(x))
+            mixed = attend(q[None], k[None], v[None], mask, scale=scale)[0]
+            return self.o(mixed), None
+        context = context.write(key=k, value=v)
+        mixed = [
+            attend_blocks(
+                part.rows(q),
+                lambda i, part=part: (part.block("key", i), part.block("value", i)),
+                part.positions,
+                tokens=part.block_tokens,
+                scale=scale,
+            )
+            for part in context.parts()
+        ]
+        return self.o(flat(mixed)), context

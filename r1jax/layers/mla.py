@@ -1,0 +1,170 @@
+"""Multi-head latent attention (arXiv 2405.04434, section 2.1)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from r1jax.cache import Context, Part, flat
+from r1jax.config import MlaConfig
+from r1jax.layers.attention import attend, attend_blocks, visible
+from r1jax.layers.linear import Projection
+from r1jax.layers.norm import RmsNorm
+from r1jax.layers.rope import Rotation, rotate, softmax_scale
+from r1jax.typing import Array, Float, typechecked
+
+
+def absorbed_is_cheaper(config: MlaConfig, tokens: int) -> bool:
+    """Tells whether attending over the latent costs less than rebuilding keys.
+
+    Absorbed, each pair of a query and a context token costs `2 C + R` products a head
+    instead of `H + R + W`; expanded, each context token costs `C (H + W)` more, once.
+    At R1's sizes the two meet at 171 query tokens.
+    """
+    c = config
+    absorbed = 2 * c.kv_rank + c.rope_dim
+    expanded = c.nope_dim + c.rope_dim + c.value_dim
+    rebuilding = c.kv_rank * (c.nope_dim + c.value_dim)
+    return tokens * (absorbed - expanded) <= rebuilding
+
+
+class LatentWeights(NamedTuple):
+    """What rebuilds keys [C, N, H] and values [C, N, W] from a latent."""
+
+    k_up: Array
+    v_up: Array
+
+
+@typechecked
+def expand(
+    entry: Float[Array, "B S CR"], weights: LatentWeights
+) -> tuple[Float[Array, "B S N HR"], Float[Array, "B S N W"]]:
+    """Rebuilds every head's keys and values from cached entries (eq. 9 to 19)."""
+    latent, k_rope = jnp.split(entry, [len(weights.k_up)], axis=-1)
+    k_nope = jnp.einsum("BSC,CNH->BSNH", latent, weights.k_up)
+    shared = jnp.broadcast_to(
+        k_rope[:, :, None, :], (*k_nope.shape[:3], k_rope.shape[-1])
+    )
+    v = jnp.einsum("BSC,CNW->BSNW", latent, weights.v_up)
+    return jnp.concatenate([k_nope, shared], axis=-1), v
+
+
+def attend_expanded(
+    part: Part, q_nope: Array, q_rope: Array, weights: LatentWeights, scale: float
+) -> Array:
+    """Attends with keys and values rebuilt block by block."""
+    q = jnp.concatenate([q_nope, q_rope], axis=-1)
+    return attend_blocks(
+        part.rows(q),
+        lambda i: expand(part.block("latent", i), weights),
+        part.positions,
+        tokens=part.block_tokens,
+        scale=scale,
+    )
+
+
+def attend_absorbed(
+    part: Part, q_nope: Array, q_rope: Array, weights: LatentWeights, scale: float
+) -> Array:
+    """Attends over the latent itself; equal to `attend_expanded` up to rounding.
+
+    The rebuilding moves to the query and to the output, and all heads share one key:
+    the cached entry, whose first C values are also the value.
+    """
+    kv_rank = len(weights.k_up)
+    q_latent = jnp.einsum("TNH,CNH->TNC", q_nope, weights.k_up)
+    q = jnp.concatenate([q_latent, q_rope], axis=-1)
+
+    def block(i: Array) -> tuple[Array, Array]:
+        entry = part.block("latent", i)[:, :, None, :]
+        return entry, entry[..., :kv_rank]
+
+    mixed = attend_blocks(
+        part.rows(q), block, part.positions, tokens=part.block_tokens, scale=scale
+    )
+    return jnp.einsum("BTNC,CNW->BTNW", mixed, weights.v_up)
+
+
+class Mla(nn.Module):
+    """Latents down and up, the shared rotating key, attention, output.
+
+    Attributes:
+      config: The sizes.
+      width: Model width D.
+      eps: Of the two latent norms.
+    """
+
+    config: MlaConfig
+    width: int
+    eps: float
+
+    def setup(self) -> None:
+        c, d = self.config, self.width
+        head = c.nope_dim + c.rope_dim
+        up = ("heads", "head_dim")
+        if c.q_rank is None:
+            self.q = Projection("TD,DNH->TNH", (d, c.heads, head), ("embed", *up))
+        else:
+            self.q_down = Projection("TD,DQ->TQ", (d, c.q_rank), ("embed", "q_latent"))
+            self.q_down_norm = RmsNorm(c.q_rank, self.eps, "q_latent")
+            self.q_up = Projection(
+                "TQ,QNH->TNH", (c.q_rank, c.heads, head), ("q_latent", *up)
+            )
+        self.kv_down = Projection("TD,DC->TC", (d, c.latent_dim), ("embed", "latent"))
+        self.kv_norm = RmsNorm(c.kv_rank, self.eps, "latent")
+        self.k_up = Rebuild((c.kv_rank, c.heads, c.nope_dim))
+        self.v_up = Rebuild((c.kv_rank, c.heads, c.value_dim))
+        self.o = Projection(
+            "TNW,NWD->TD", (c.heads, c.value_dim, d), (*up, "embed"), inputs=2
+        )
+
+    def __call__(
+        self, x: Array, turn: Rotation, context: Context | None
+    ) -> tuple[Array, Context | None]:
+        """Attends from [T, D] tokens; returns [T, D] and the context with their latents.
+
+        Without a context the tokens are one whole sequence.
+        """
+        c = self.config
+        q_nope, q_rope = self._queries(x, turn)
+        latent, k_rope = jnp.split(self.kv_down(x), [c.kv_rank], axis=-1)
+        k_rope = rotate(k_rope[:, None], turn, interleaved=c.rope.interleaved)[:, 0]
+        entry = jnp.concatenate([self.kv_norm(latent), k_rope], axis=-1)
+        weights = LatentWeights(self.k_up(), self.v_up())
+        scale = softmax_scale(c.rope, c.nope_dim + c.rope_dim)
+        if context is None:
+            mask = visible(jnp.arange(len(x))[None], len(x))
+            q = jnp.concatenate([q_nope, q_rope], axis=-1)[None]
+            mixed = attend(q, *expand(entry[None], weights), mask, scale=scale)
+            return self.o(mixed[0]), None
+        context = context.write(latent=entry)
+        mixed = []
+        for part in context.parts():
+            few = absorbed_is_cheaper(c, part.positions.shape[1])
+            form = attend_absorbed if few else attend_expanded
+            mixed.append(form(part, q_nope, q_rope, weights, scale))
+        return self.o(flat(mixed)), context
+
+    def _queries(self, x: Array, turn: Rotation) -> tuple[Array, Array]:
+        c = self.config
+        if c.q_rank is None:
+            q = self.q(x)
+        else:
+            q = self.q_up(self.q_down_norm(self.q_down(x)))
+        q_nope, q_rope = jnp.split(q, [c.nope_dim], axis=-1)
+        return q_nope, rotate(q_rope, turn, interleaved=c.rope.interleaved)
+
+
+class Rebuild(nn.Module):
+    """The matrix that rebuilds keys or values of all heads from a latent."""
+
+    shape: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self) -> Array:
+        """Returns the kernel [C, N, H]; the caller decides where it is multiplied."""
+        init = nn.initializers.variance_scaling(
+            1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2)
+        )
+        axes = ("latent", "heads", "head_dim")
+        return self.param("kernel", nn.with_logical_partitioning(init, axes), self.shape)

@@ -1,0 +1,31 @@
+"""Root-mean-square normalisation (arXiv 1910.07467)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from r1jax.typing import Array, Float, typechecked
+
+
+@typechecked
+def rms_norm(
+    x: Float[Array, "*rows D"], scale: Float[Array, " D"], eps: float
+) -> Float[Array, "*rows D"]:
+    """Normalises in float32, rounds to the input's dtype, then scales."""
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype) * scale
+
+
+class RmsNorm(nn.Module):
+    """Holds the scale of `rms_norm`, of length `width`."""
+
+    width: int
+    eps: float
+    axis: str = "norm"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises the last axis of `x`."""
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
+        return rms_norm(x, self.param("scale", init, (self.width,)), self.eps)

@@ -1,0 +1,138 @@
+"""The model: tokens and cache in, hidden states and cache out.
+
+Parameters are a plain pytree (the tree is drawn in docs/weights.md). Layers of a kind
+are stacked along a leading axis and scanned, so that compile time does not grow with
+depth; the pools ride in the scan's carry and are updated in place.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.cache import Batch, Context, Pools
+from r1jax.config import MlaConfig, ModelConfig
+from r1jax.layers.block import Block
+from r1jax.layers.norm import RmsNorm
+from r1jax.layers.rope import Rotation, rotation
+from r1jax.typing import Array, Float, Int, PyTree, typechecked
+
+GROUPS = ("dense_layers", "moe_layers")
+
+
+def group_sizes(config: ModelConfig) -> dict[str, int]:
+    """Returns how many layers each group of equal layers has, empty groups left out."""
+    sizes = {"dense_layers": config.dense_layers, "moe_layers": config.moe_layers}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def group_block(config: ModelConfig, group: str) -> Block:
+    """Returns the module that computes one layer of a group."""
+    return Block(config, with_experts=group == "moe_layers")
+
+
+def _turn(config: ModelConfig, positions: Array) -> Rotation:
+    attention = config.attention
+    latent = isinstance(attention, MlaConfig)
+    dim = attention.rope_dim if latent else attention.head_dim
+    return rotation(attention.rope, dim, positions)
+
+
+@typechecked
+def forward(
+    config: ModelConfig, params: PyTree, tokens: Int[Array, " T"]
+) -> Float[Array, "T D"]:
+    """Runs one whole sequence without a cache; returns normed hidden states.
+
+    This is the plain form that every cached and batched one must equal. Map over it
+    with `jax.vmap` for a batch.
+    """
+    x = params["embed"]["embedding"][tokens]
+    turn = _turn(config, jnp.arange(len(tokens)))
+    for group in group_sizes(config):
+        block = group_block(config, group)
+
+        def layer(x: Array, p: PyTree, block: Block = block) -> tuple[Array, None]:
+            return block.apply({"params": p}, x, turn, None)[0], None
+
+        x, _ = _over_layers(layer, x, params[group])
+    return _final_norm(config, params, x)
+
+
+@typechecked
+def step(
+    config: ModelConfig, params: PyTree, pools: Pools, batch: Batch
+) -> tuple[Float[Array, "T D"], Pools]:
+    """Runs one ragged step over the paged cache.
+
+    Args:
+      config: The model.
+      params: Its parameters.
+      pools: The cache; donate it, it is updated in place.
+      batch: The step's tokens, pages and lengths.
+
+    Returns:
+      Normed hidden states of every token, and the pools.
+    """
+    x = params["embed"]["embedding"][batch.tokens]
+    turn = _turn(config, jnp.maximum(batch.positions, 0))
+    first = 0
+    for group, size in group_sizes(config).items():
+        block = group_block(config, group)
+
+        def layer(
+            carry: tuple[Array, Pools, Array], p: PyTree, block: Block = block
+        ) -> tuple[tuple[Array, Pools, Array], None]:
+            x, pools, index = carry
+            context = Context(pools, index, batch)
+            x, context = block.apply({"params": p}, x, turn, context)
+            return (x, context.pools, index + 1), None
+
+        carry = (x, pools, jnp.int32(first))
+        (x, pools, _), _ = _over_layers(layer, carry, params[group])
+        first += size
+    return _final_norm(config, params, x), pools
+
+
+def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, None]:
+    """Scans a stacked group, or walks one that `unstack` has taken apart."""
+    if isinstance(stack, tuple):
+        for p in stack:
+            carry, _ = layer(carry, p)
+        return carry, None
+    return jax.lax.scan(layer, carry, stack)
+
+
+def unstack(params: PyTree) -> PyTree:
+    """Takes the layer groups apart into tuples of layers.
+
+    XLA's CPU backend copies each layer's slice out of a scanned stack before using
+    it, which doubles the memory traffic of a decode step. On a CPU the engine walks
+    layers one by one instead; everywhere else stacks are scanned.
+    """
+    apart = dict(params)
+    for group in GROUPS:
+        if group in params:
+            leaves, tree = jax.tree.flatten(params[group])
+            rows = [[leaf[i] for leaf in leaves] for i in range(len(leaves[0]))]
+            apart[group] = tuple(jax.tree.unflatten(tree, row) for row in rows)
+    return apart
+
+
+def _final_norm(config: ModelConfig, params: PyTree, x: Array) -> Array:
+    norm = RmsNorm(config.width, config.norm_eps)
+    y: Array = norm.apply({"params": params["final_norm"]}, x)
+    return y
+
+
+@typechecked
+def logits(
+    config: ModelConfig, params: PyTree, hidden: Float[Array, "T D"]
+) -> Float[Array, "T V"]:
+    """Returns float32 logits of normed hidden states."""
+    if config.tied_head:
+        table = params["embed"]["embedding"]
+        equation = "TD,VD->TV"
+    else:
+        table, equation = params["lm_head"]["kernel"], "TD,DV->TV"
+    return jnp.einsum(equation, hidden, table, preferred_element_type=jnp.float32)
