@@ -1,7 +1,8 @@
 """The paged cache: pools of pages as a pytree, and what one step works on.
 
-A pool holds every layer's pages, [L, P, Z, ...]; page 0 belongs to nobody and takes the
-writes of padding. A step's tokens are flat: first R decode tokens, one for each of the
+A pool holds every layer's pages; page 0 belongs to nobody and takes the writes of
+padding. Keys are [L, P, K, Z, H] and values [L, P, K, W, Z], so that both products of
+attention run along the last axis; latents are [L, P, 1, Z, C + R]. A step's tokens are flat: first R decode tokens, one for each of the
 first R rows, then C chunks of Q tokens, one for each of the last C rows:
 
     R = 3, C = 1, Q = 4      tokens  d0 d1 d2 | c0 c1 c2 c3     rows 0 1 2 3
@@ -9,6 +10,7 @@ first R rows, then C chunks of Q tokens, one for each of the last C rows:
 Rows and tokens that a step does not need are padding: length 0, position -1.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -19,9 +21,6 @@ from r1jax.config import MlaConfig, ModelConfig
 from r1jax.typing import Array, Int
 
 Pools = dict[str, Array]
-
-# Context that attention reads at once; more costs memory, less costs loop overhead.
-BLOCK_TOKENS = 256
 
 
 class Geometry(NamedTuple):
@@ -52,6 +51,7 @@ class Batch:
       page_table: For each row its pages in order; 0 where it has none.
       lengths: For each row the context tokens after this step; 0 for padding.
       geometry: The static shape.
+      by_rows: Whether attention goes row by row (on a CPU) or over all rows together.
     """
 
     tokens: Int[Array, " T"]
@@ -59,6 +59,7 @@ class Batch:
     page_table: Int[Array, "B J"]
     lengths: Int[Array, " B"]
     geometry: Geometry = flax.struct.field(pytree_node=False)
+    by_rows: bool = flax.struct.field(pytree_node=False, default=False)
 
     def token_rows(self) -> Int[Array, " T"]:
         """Returns the row of each token."""
@@ -67,31 +68,26 @@ class Batch:
         return jnp.concatenate([jnp.arange(g.decodes), chunks])
 
 
-def entry_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Returns what a token leaves behind in one layer: pool name to shape."""
+def pool_shapes(config: ModelConfig, page_size: int) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of one page of one layer, by pool name."""
     attention = config.attention
     if isinstance(attention, MlaConfig):
-        return {"latent": (attention.latent_dim,)}
-    shape = (attention.kv_heads, attention.head_dim)
-    return {"key": shape, "value": shape}
+        return {"latent": (1, page_size, attention.latent_dim)}
+    heads, width = attention.kv_heads, attention.head_dim
+    return {"key": (heads, page_size, width), "value": (heads, width, page_size)}
 
 
 def make_pools(config: ModelConfig, pages: int, page_size: int, dtype: Any) -> Pools:
     """Allocates zeroed pools of `pages` pages (page 0 included) of `page_size`."""
     return {
-        name: jnp.zeros((config.layers, pages, page_size, *shape), dtype)
-        for name, shape in entry_shapes(config).items()
+        name: jnp.zeros((config.layers, pages, *shape), dtype)
+        for name, shape in pool_shapes(config, page_size).items()
     }
 
 
 def token_bytes(config: ModelConfig, dtype: Any) -> int:
     """Returns the bytes of cache that one token takes over all layers."""
-    values = 0
-    for shape in entry_shapes(config).values():
-        size = 1
-        for n in shape:
-            size *= n
-        values += size
+    values = sum(math.prod(shape) for shape in pool_shapes(config, 1).values())
     return values * config.layers * jnp.dtype(dtype).itemsize
 
 
@@ -105,6 +101,7 @@ class Part:
       positions: Of each token, -1 for padding.
       page_table: Of each row.
       start: Where the part's tokens begin in the flat step.
+      by_rows: As in `Batch`.
     """
 
     pools: Pools
@@ -112,6 +109,12 @@ class Part:
     positions: Int[Array, "B T"]
     page_table: Int[Array, "B J"]
     start: int = flax.struct.field(pytree_node=False)
+    by_rows: bool = flax.struct.field(pytree_node=False)
+
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        return _page_size(self.pools)
 
     def rows(self, flat: Array) -> Array:
         """Returns this part's tokens of a flat array [T, ...], as [B, T, ...]."""
@@ -119,21 +122,18 @@ class Part:
         mine = flat[self.start : self.start + rows * tokens]
         return mine.reshape(rows, tokens, *flat.shape[1:])
 
-    @property
-    def block_tokens(self) -> int:
-        """Context tokens in a block: about `BLOCK_TOKENS`, a whole number of pages."""
-        page_size = next(iter(self.pools.values())).shape[2]
-        columns = self.page_table.shape[1]
-        return page_size * min(max(BLOCK_TOKENS // page_size, 1), columns)
+    def page(self, name: str, number: Int[Array, ""]) -> Array:
+        """Returns one page of this layer, [K, ...]."""
+        pool = self.pools[name]
+        start = (self.layer, number, *[jnp.int32(0)] * (pool.ndim - 2))
+        return jax.lax.dynamic_slice(pool, start, (1, 1, *pool.shape[2:]))[0, 0]
 
-    def block(self, name: str, index: Int[Array, ""]) -> Array:
-        """Returns each row's `index`-th block of context from one pool, [B, S, ...]."""
-        pool, rows = self.pools[name], len(self.page_table)
-        columns = self.block_tokens // pool.shape[2]
-        pages = jax.lax.dynamic_slice_in_dim(
-            self.page_table, index * columns, columns, axis=1
+    def block(self, name: str, index: Int[Array, ""], pages: int) -> Array:
+        """Returns `pages` pages of each row's context, [B, J, K, ...]."""
+        columns = jax.lax.dynamic_slice_in_dim(
+            self.page_table, index * pages, pages, axis=1
         )
-        return pool[self.layer, pages].reshape(rows, -1, *pool.shape[3:])
+        return self.pools[name][self.layer, columns]
 
 
 @flax.struct.dataclass
@@ -145,17 +145,18 @@ class Context:
     batch: Batch
 
     def write(self, **entries: Array) -> "Context":
-        """Writes each token's entries [T, ...] into its page, in place."""
-        batch = self.batch
-        page_size = next(iter(self.pools.values())).shape[2]
+        """Writes each token's entries [T, K, H] into its page, in place."""
+        batch, page_size = self.batch, _page_size(self.pools)
         where = jnp.maximum(batch.positions, 0)
         page = batch.page_table[batch.token_rows(), where // page_size]
         page = jnp.where(batch.positions < 0, 0, page)
+        at = where % page_size
         pools = dict(self.pools)
         for name, values in entries.items():
             pool = pools[name]
-            at = pool.at[self.layer, page, where % page_size]
-            pools[name] = at.set(values.astype(pool.dtype))
+            index = (self.layer, page, slice(None))
+            index += (slice(None), at) if name == "value" else (at,)
+            pools[name] = pool.at[index].set(values.astype(pool.dtype))
         return self.replace(pools=pools)
 
     def parts(self) -> list[Part]:
@@ -169,10 +170,17 @@ class Context:
                 b.positions[start : start + rows * tokens].reshape(rows, tokens),
                 b.page_table[first : first + rows],
                 start,
+                b.by_rows,
             )
             for start, first, rows, tokens in cuts
             if rows
         ]
+
+
+def _page_size(pools: Pools) -> int:
+    pool = pools.get("latent", pools.get("key"))
+    assert pool is not None
+    return pool.shape[3]
 
 
 def flat(parts: list[Array]) -> Array:

@@ -5,6 +5,7 @@ are stacked along a leading axis and scanned, so that compile time does not grow
 depth; the pools ride in the scan's carry and are updated in place.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from r1jax.cache import Batch, Context, Pools
 from r1jax.config import MlaConfig, ModelConfig
 from r1jax.layers.block import Block
+from r1jax.layers.linear import Turned, project
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.rope import Rotation, rotation
 from r1jax.typing import Array, Float, Int, PyTree, typechecked
@@ -97,26 +99,51 @@ def step(
 def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, None]:
     """Scans a stacked group, or walks one that `unstack` has taken apart."""
     if isinstance(stack, tuple):
+        layer = jax.jit(layer)  # traced once for all the layers; XLA inlines it
         for p in stack:
             carry, _ = layer(carry, p)
         return carry, None
     return jax.lax.scan(layer, carry, stack)
 
 
-def unstack(params: PyTree) -> PyTree:
-    """Takes the layer groups apart into tuples of layers.
+def for_cpu(params: PyTree) -> PyTree:
+    """Rearranges parameters for fast steps on a CPU; the model takes them as they are.
 
     XLA's CPU backend copies each layer's slice out of a scanned stack before using
-    it, which doubles the memory traffic of a decode step. On a CPU the engine walks
-    layers one by one instead; everywhere else stacks are scanned.
+    it, which doubles the memory traffic of a decode step, so groups become tuples of
+    layers, which the model walks one by one. And kernels are `Turned`. Values move
+    one layer at a time; the originals can be freed as it goes.
     """
-    apart = dict(params)
-    for group in GROUPS:
-        if group in params:
-            leaves, tree = jax.tree.flatten(params[group])
-            rows = [[leaf[i] for leaf in leaves] for i in range(len(leaves[0]))]
-            apart[group] = tuple(jax.tree.unflatten(tree, row) for row in rows)
-    return apart
+
+    def turn(path: Any, leaf: Array) -> Any:
+        names = [k.key for k in path]
+        if names[-2:] == ["router", "kernel"] or names[-2] in ("k_up", "v_up"):
+            return leaf
+        if names[-1] == "kernel":
+            inputs = 2 if names[-2] == "o" else 1
+            rows = math.prod(leaf.shape[:inputs])
+            return Turned(jnp.asarray(leaf.reshape(rows, -1).T))
+        if names[-2] == "experts":
+            flat = leaf.reshape(*leaf.shape[:2], -1)
+            return Turned(jnp.asarray(jnp.swapaxes(flat, 1, 2)))
+        return jnp.asarray(leaf)
+
+    arranged = dict(params)
+    for group, size in ((g, _layers(params[g])) for g in GROUPS if g in params):
+        arranged[group] = tuple(
+            jax.tree_util.tree_map_with_path(
+                turn, jax.tree.map(lambda leaf, i=i: leaf[i], params[group])
+            )
+            for i in range(size)
+        )
+    head = params.get("lm_head")
+    table = head["kernel"].T if head else params["embed"]["embedding"]
+    arranged["lm_head"] = {"kernel": Turned(jnp.asarray(table))}
+    return arranged
+
+
+def _layers(stack: PyTree) -> int:
+    return len(jax.tree.leaves(stack)[0])
 
 
 def _final_norm(config: ModelConfig, params: PyTree, x: Array) -> Array:
@@ -127,12 +154,9 @@ def _final_norm(config: ModelConfig, params: PyTree, x: Array) -> Array:
 
 @typechecked
 def logits(
-    config: ModelConfig, params: PyTree, hidden: Float[Array, "T D"]
+    params: PyTree, hidden: Float[Array, "T D"]
 ) -> Float[Array, "T V"]:
-    """Returns float32 logits of normed hidden states."""
-    if config.tied_head:
-        table = params["embed"]["embedding"]
-        equation = "TD,VD->TV"
-    else:
-        table, equation = params["lm_head"]["kernel"], "TD,DV->TV"
-    return jnp.einsum(equation, hidden, table, preferred_element_type=jnp.float32)
+    """Returns float32 logits of normed hidden states; a tied head has no own leaf."""
+    head = params.get("lm_head")
+    kernel = head["kernel"] if head else params["embed"]["embedding"].T
+    return project(hidden, kernel, jnp.float32)

@@ -111,7 +111,7 @@ def _mtp(config: ModelConfig, key: Array) -> PyTree:
     """The multi-token-prediction layers (arXiv 2412.19437, section 2.2), stacked."""
     norm = RmsNorm(config.width, config.norm_eps)
     shape = (2 * config.width, config.width)
-    projection = Projection("TD,DE->TE", shape, ("embed_pair", "embed"))
+    projection = Projection(shape, ("embed_pair", "embed"))
 
     def one(key: Array) -> PyTree:
         keys = jax.random.split(key, 3)

@@ -27,6 +27,12 @@ from r1jax.typing import PyTree
 OnEvent = Callable[[Event], None]
 
 
+def on_cpu(pools: Pools) -> bool:
+    """Tells whether the cache lies in a CPU's memory."""
+    (device, *_) = next(iter(pools.values())).devices()
+    return bool(device.platform == "cpu")
+
+
 @dataclass(frozen=True)
 class _InFlight:
     plan: Plan
@@ -70,7 +76,7 @@ class Engine:
         shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
         self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
         self._runner = Runner(
-            config, params, pools, options.max_num_seqs, columns, shapes.all()
+            config, params, pools, options.max_num_seqs, columns, on_cpu(pools)
         )
         self._sequences: dict[int, tuple[Sequence, OnEvent]] = {}
         self._seeds: dict[int, int] = {}

@@ -23,7 +23,7 @@ def whole_logits(config: ModelConfig) -> Callable[[PyTree, Array], Array]:
     """Returns the compiled function from a sequence [T] to its logits [T, V]."""
 
     def run(params: PyTree, tokens: Array) -> Array:
-        return model.logits(config, params, model.forward(config, params, tokens))
+        return model.logits(params, model.forward(config, params, tokens))
 
     return jax.jit(run)
 

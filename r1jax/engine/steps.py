@@ -21,11 +21,18 @@ from r1jax.typing import Array, PyTree
 
 Outputs = dict[str, Array]
 
+# What `layers.linear.matvecs` needs: sums in any order, in the widest registers.
+CPU_OPTIONS = {
+    "xla_cpu_enable_fast_math": True,
+    "xla_cpu_prefer_vector_width": 512,
+}
+
 
 def run_step(
     config: ModelConfig,
     geometry: Geometry,
     columns: int,
+    by_rows: bool,
     params: PyTree,
     pools: Pools,
     newest: Array,
@@ -39,6 +46,7 @@ def run_step(
       config: The model.
       geometry: The step's static shape.
       columns: Pages in a row of the page table.
+      by_rows: Whether attention goes row by row.
       params: Parameters.
       pools: The cache (donated).
       newest: Each slot's last sampled token, int32 [slots] (donated).
@@ -51,9 +59,9 @@ def run_step(
       wants them, log-probabilities.
     """
     step = packing.unpack(ints, floats, geometry, columns)
-    batch = _with_device_tokens(step, newest)
+    batch = _with_device_tokens(step, newest).replace(by_rows=by_rows)
     hidden, pools = model.step(config, params, pools, batch)
-    logits = model.logits(config, params, hidden[step.last])
+    logits = model.logits(params, hidden[step.last])
     slot = jnp.minimum(step.slot, len(newest) - 1)
     rows = step.sampling
     plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)
@@ -139,9 +147,14 @@ class Runner:
         pools: Pools,
         slots: int,
         columns: int,
-        shapes: list[Geometry],
+        on_cpu: bool,
     ) -> None:
-        """Takes over `pools`; nothing is compiled yet."""
+        """Takes over `pools`; nothing is compiled yet.
+
+        `on_cpu` chooses attention row by row and XLA's options for a CPU.
+        """
+        self._by_rows = on_cpu
+        self._compiler_options = CPU_OPTIONS if on_cpu else {}
         self._config, self._params, self._pools = config, params, pools
         self._slots, self._columns = slots, columns
         self._newest = jnp.zeros(slots, jnp.int32)
@@ -151,7 +164,6 @@ class Runner:
             "answer": jnp.zeros(table, jnp.int32),
         }
         self._compiled: dict[tuple[str, Geometry], Any] = {}
-        self._shapes = shapes
         self._lock = threading.Lock()
 
     def compile(self, geometry: Geometry) -> None:
@@ -162,7 +174,9 @@ class Runner:
         floats = jax.ShapeDtypeStruct((6, geometry.rows), jnp.float32)
         state = jax.tree.map(_shape_of, (self._newest, self._counts))
         weights, pools = jax.tree.map(_shape_of, (self._params, self._pools))
-        run = partial(run_step, self._config, geometry, self._columns)
+        run = partial(
+            run_step, self._config, geometry, self._columns, self._by_rows
+        )
         count = partial(count_tokens, geometry, self._columns)
         programs = {
             "run": (jax.jit(run, donate_argnums=(1, 2)), (weights, pools)),
@@ -172,7 +186,8 @@ class Runner:
             with self._lock:
                 if (name, geometry) in self._compiled:
                     continue
-            done = program.lower(*head, *state, ints, floats).compile()
+            traced = program.lower(*head, *state, ints, floats)
+            done = traced.compile(compiler_options=self._compiler_options)
             with self._lock:
                 self._compiled[name, geometry] = done
 

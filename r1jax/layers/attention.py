@@ -1,8 +1,9 @@
-"""Attention as pure functions: one softmax, whole or merged from blocks of context.
+"""Attention as pure functions: over a whole context, by blocks, or row by row.
 
 A block's share of the softmax is kept as (mixed, peak, total), so that blocks, or
 parts of a context that lie on different chips, can be merged in any order
-(arXiv 2112.05682).
+(arXiv 2112.05682). `attend` is the plain form; `attend_blocks` and `attend_rows` read
+the paged cache and equal it.
 """
 
 from collections.abc import Callable
@@ -11,18 +12,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from r1jax.layers.linear import FEW_ROWS, reduce_together
 from r1jax.typing import Array, Bool, Float, Int, typechecked
 
 MASKED = -1e30
+
+# Gives the keys [..., K, S, H] and the values [..., K, W, S] of a piece of context.
+Block = Callable[[Array], tuple[Array, Array]]
 
 
 class Partial(NamedTuple):
     """Attention over some of the context, not yet divided by the softmax's sum.
 
     Attributes:
-      mixed: Values weighed by exp(score - peak), float32 [B, K, G, T, W].
-      peak: The largest score, float32 [B, K, G, T, 1].
-      total: Sum of exp(score - peak), float32 [B, K, G, T, 1].
+      mixed: Values weighed by exp(score - peak), float32 [..., K, M, W].
+      peak: The largest score, float32 [..., K, M, 1].
+      total: Sum of exp(score - peak), float32 [..., K, M, 1].
     """
 
     mixed: Array
@@ -32,35 +37,31 @@ class Partial(NamedTuple):
 
 @typechecked
 def visible(
-    positions: Int[Array, "B T"], context: int, start: int | Int[Array, ""] = 0
-) -> Bool[Array, "B T S"]:
+    positions: Int[Array, "*B T"], context: int, start: int | Int[Array, ""] = 0
+) -> Bool[Array, "*B T S"]:
     """Returns which context tokens each query sees: those not after itself.
 
     The context's first token has position `start`. A padding query (position -1) sees
     nothing.
     """
-    return (jnp.arange(context) + start)[None, None, :] <= positions[:, :, None]
+    return jnp.arange(context) + start <= jnp.expand_dims(positions, -1)
 
 
-@typechecked
 def attend_partial(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K W"],
-    mask: Bool[Array, "B T S"],
+    q: Float[Array, "*B K M H"],
+    k: Float[Array, "*B K S H"],
+    v: Float[Array, "*B K W S"],
+    mask: Bool[Array, "*B K M S"],
     scale: float,
 ) -> Partial:
-    """Grouped-query attention over one block of context (arXiv 2305.13245)."""
-    rows, tokens, heads, _ = q.shape
-    kv_heads = k.shape[2]
-    grouped = q.reshape(rows, tokens, kv_heads, heads // kv_heads, -1)
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k).astype(jnp.float32) * scale
-    scores = jnp.where(mask[:, None, None], scores, MASKED)
+    """Attention over one block of context; M queries share each key head."""
+    scores = _scores(q, k).astype(jnp.float32) * scale
+    scores = jnp.where(mask, scores, MASKED)
     peak = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - peak)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    mixed = jnp.einsum("BKGTS,BSKW->BKGTW", weights.astype(v.dtype), v)
-    return Partial(mixed.astype(jnp.float32), peak, total)
+    mixed = _mix(weights.astype(v.dtype), v).astype(jnp.float32)
+    return Partial(mixed, peak, total)
 
 
 def merge(a: Partial, b: Partial) -> Partial:
@@ -71,52 +72,136 @@ def merge(a: Partial, b: Partial) -> Partial:
     return Partial(mixed, peak, a.total * left + b.total * right)
 
 
-def finish(partial: Partial, dtype: jnp.dtype) -> Array:
-    """Divides by the softmax's sum and returns [B, T, N, W]."""
-    mixed = (partial.mixed / partial.total).astype(dtype)
-    rows, kv_heads, groups, tokens, width = mixed.shape
-    mixed = jnp.moveaxis(mixed, 3, 1)
-    return mixed.reshape(rows, tokens, kv_heads * groups, width)
+def finish(share: Partial, dtype: jnp.dtype) -> Float[Array, "*B K M W"]:
+    """Divides by the softmax's sum."""
+    return (share.mixed / share.total).astype(dtype)
 
 
 @typechecked
 def attend(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K W"],
-    mask: Bool[Array, "B T S"],
+    q: Float[Array, "T N H"],
+    k: Float[Array, "S K H"],
+    v: Float[Array, "S K W"],
+    mask: Bool[Array, "T S"],
     *,
     scale: float,
-) -> Float[Array, "B T N W"]:
-    """Attention over a whole context at once; softmax in float32."""
-    return finish(attend_partial(q, k, v, mask, scale), v.dtype)
+) -> Float[Array, "T N W"]:
+    """Grouped-query attention of one sequence (arXiv 2305.13245), float32 softmax."""
+    grouped = group(q, k.shape[1])
+    keys, values = jnp.moveaxis(k, 0, 1), jnp.moveaxis(v, 0, 2)
+    shown = _for_heads(mask, grouped.shape)
+    share = attend_partial(grouped, keys, values, shown, scale)
+    return ungroup(finish(share, v.dtype), len(q))
 
 
 @typechecked
 def attend_blocks(
     q: Float[Array, "B T N H"],
-    block: Callable[[Array], tuple[Array, Array]],
+    block: Block,
     positions: Int[Array, "B T"],
     *,
     tokens: int,
+    kv_heads: int,
     scale: float,
 ) -> Float[Array, "B T N W"]:
-    """Attention over a context that comes in blocks; equal to `attend` over all.
+    """Attention of all rows together over a context that comes in blocks.
 
     Args:
       q: Queries.
-      block: Gives keys [B, S, K, H] and values [B, S, K, W] of the i-th block.
-      positions: Of the queries; -1 for padding. Blocks past the last one are not read.
+      block: Gives the i-th block of every row's context; blocks after the last one
+        that any row needs are not asked for.
+      positions: Of the queries; -1 for padding.
       tokens: Context tokens in a block (S).
+      kv_heads: Key heads (K).
+      scale: Multiplies the scores.
+    """
+    grouped = jax.vmap(lambda row: group(row, kv_heads))(q)
+
+    def part(i: Array) -> Partial:
+        mask = jax.vmap(lambda p: visible(p, tokens, i * tokens))(positions)
+        return attend_partial(
+            grouped, *block(i), _for_heads(mask, grouped.shape), scale
+        )
+
+    last = jnp.max(positions) // tokens + 1
+    share = jax.lax.fori_loop(1, last, lambda i, s: merge(s, part(i)), part(jnp.int32(0)))
+    return jax.vmap(lambda row: ungroup(row, q.shape[1]))(finish(share, q.dtype))
+
+
+@typechecked
+def attend_rows(
+    q: Float[Array, "B T N H"],
+    page: Block,
+    positions: Int[Array, "B T"],
+    page_table: Int[Array, "B J"],
+    *,
+    tokens: int,
+    kv_heads: int,
+    scale: float,
+) -> Float[Array, "B T N W"]:
+    """Attention row by row and page by page, for a CPU; equal to `attend_blocks`.
+
+    No page is copied before it is used, and each row reads its own pages only.
+
+    Args:
+      q: Queries.
+      page: Gives a page by its number.
+      positions: Of the queries; -1 for padding.
+      page_table: Each row's page numbers.
+      tokens: Context tokens in a page (S).
+      kv_heads: Key heads (K).
       scale: Multiplies the scores.
     """
 
-    def part(i: Array) -> Partial:
-        k, v = block(i)
-        return attend_partial(q, k, v, visible(positions, tokens, i * tokens), scale)
+    def row(args: tuple[Array, Array, Array]) -> Array:
+        q, where, pages = args
+        grouped = group(q, kv_heads)
 
-    def more(i: Array, so_far: Partial) -> Partial:
-        return merge(so_far, part(i))
+        def part(i: Array) -> Partial:
+            mask = _for_heads(visible(where, tokens, i * tokens), grouped.shape)
+            return attend_partial(grouped, *page(pages[i]), mask, scale)
 
-    blocks = jnp.max(positions) // tokens + 1
-    return finish(jax.lax.fori_loop(1, blocks, more, part(jnp.int32(0))), q.dtype)
+        last = jnp.max(where) // tokens + 1
+        first = part(jnp.int32(0))
+        share = jax.lax.fori_loop(1, last, lambda i, s: merge(s, part(i)), first)
+        return ungroup(finish(share, q.dtype), len(q))
+
+    return jax.lax.map(row, (q, positions, page_table))
+
+
+def group(q: Float[Array, "T N H"], kv_heads: int) -> Float[Array, "K M H"]:
+    """Lays the queries of each key head together, M = G T, group by group."""
+    tokens, heads, width = q.shape
+    split = q.reshape(tokens, kv_heads, heads // kv_heads, width)
+    return jnp.moveaxis(split, 0, 2).reshape(kv_heads, -1, width)
+
+
+def ungroup(mixed: Float[Array, "K M W"], tokens: int) -> Float[Array, "T N W"]:
+    """Undoes `group`."""
+    kv_heads, _, width = mixed.shape
+    split = mixed.reshape(kv_heads, -1, tokens, width)
+    return jnp.moveaxis(split, 2, 0).reshape(tokens, -1, width)
+
+
+def _for_heads(mask: Array, grouped: tuple[int, ...]) -> Array:
+    """Repeats a mask [*B, T, S] for every head, [*B, K, M, S]."""
+    groups = grouped[-2] // mask.shape[-2]
+    repeated = jnp.concatenate([mask] * groups, axis=-2)
+    shape = (*mask.shape[:-2], grouped[-3], *repeated.shape[-2:])
+    return jnp.broadcast_to(jnp.expand_dims(repeated, -3), shape)
+
+
+def _scores(q: Array, k: Array) -> Array:
+    """Products of queries [..., K, M, H] and keys [..., K, S, H]."""
+    if k.ndim > 3 or q.shape[-2] > FEW_ROWS:
+        return jnp.einsum("...KMH,...KSH->...KMS", q, k)
+    products = [k * q[:, m, None, :] for m in range(q.shape[-2])]
+    return jnp.stack(reduce_together(products, (2,)), axis=1)
+
+
+def _mix(weights: Array, v: Array) -> Array:
+    """Sums of values [..., K, W, S] by weights [..., K, M, S]."""
+    if v.ndim > 3 or weights.shape[-2] > FEW_ROWS:
+        return jnp.einsum("...KMS,...KWS->...KMW", weights, v)
+    products = [v * weights[:, m, None, :] for m in range(weights.shape[-2])]
+    return jnp.stack(reduce_together(products, (2,)), axis=1)

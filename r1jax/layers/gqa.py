@@ -5,9 +5,10 @@ import jax.numpy as jnp
 
 from r1jax.cache import Context, flat
 from r1jax.config import GqaConfig
-from r1jax.layers.attention import attend, attend_blocks, visible
+from r1jax.layers.attention import attend, visible
 from r1jax.layers.linear import Projection
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, rotate, softmax_scale
 from r1jax.typing import Array
 
@@ -27,20 +28,13 @@ class Gqa(nn.Module):
 
     def setup(self) -> None:
         c, d = self.config, self.width
-        bias = 2 if c.qkv_bias else 0
-        kv = (d, c.kv_heads, c.head_dim)
-        kv_axes = ("embed", "kv_heads", "head_dim")
-        self.q = Projection(
-            "TD,DNH->TNH", (d, c.heads, c.head_dim), ("embed", "heads", "head_dim"), bias
-        )
-        self.k = Projection("TD,DKH->TKH", kv, kv_axes, bias)
-        self.v = Projection("TD,DKH->TKH", kv, kv_axes, bias)
-        self.o = Projection(
-            "TNH,NHD->TD",
-            (c.heads, c.head_dim, d),
-            ("heads", "head_dim", "embed"),
-            inputs=2,
-        )
+        q, kv = (d, c.heads, c.head_dim), (d, c.kv_heads, c.head_dim)
+        q_axes, kv_axes = ("heads", "head_dim"), ("kv_heads", "head_dim")
+        self.q = Projection(q, ("embed", *q_axes), bias=c.qkv_bias)
+        self.k = Projection(kv, ("embed", *kv_axes), bias=c.qkv_bias)
+        self.v = Projection(kv, ("embed", *kv_axes), bias=c.qkv_bias)
+        out = (c.heads, c.head_dim, d)
+        self.o = Projection(out, (*q_axes, "embed"), inputs=2)
         if c.qk_norm:
             self.q_norm = RmsNorm(c.head_dim, self.eps, "head_dim")
             self.k_norm = RmsNorm(c.head_dim, self.eps, "head_dim")
@@ -59,16 +53,15 @@ class Gqa(nn.Module):
         k = rotate(k, turn, interleaved=self.config.rope.interleaved)
         scale = softmax_scale(self.config.rope, self.config.head_dim)
         if context is None:
-            mask = visible(jnp.arange(len(x))[None], len(x))
-            mixed = attend(q[None], k[None], v[None], mask, scale=scale)[0]
-            return self.o(mixed), None
+            mask = visible(jnp.arange(len(x)), len(x))
+            return self.o(attend(q, k, v, mask, scale=scale)), None
         context = context.write(key=k, value=v)
         mixed = [
-            attend_blocks(
+            attend_part(
+                part,
                 part.rows(q),
-                lambda i, part=part: (part.block("key", i), part.block("value", i)),
-                part.positions,
-                tokens=part.block_tokens,
+                lambda get: (get("key"), get("value")),
+                kv_heads=self.config.kv_heads,
                 scale=scale,
             )
             for part in context.parts()

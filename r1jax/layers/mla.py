@@ -1,5 +1,6 @@
 """Multi-head latent attention (arXiv 2405.04434, section 2.1)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 
 from r1jax.cache import Context, Part, flat
 from r1jax.config import MlaConfig
-from r1jax.layers.attention import attend, attend_blocks, visible
-from r1jax.layers.linear import Projection
+from r1jax.layers.attention import attend, visible
+from r1jax.layers.linear import Projection, weight
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, rotate, softmax_scale
-from r1jax.typing import Array, Float, typechecked
+from r1jax.typing import Array, Float
 
 
 def absorbed_is_cheaper(config: MlaConfig, tokens: int) -> bool:
@@ -35,53 +37,50 @@ class LatentWeights(NamedTuple):
     v_up: Array
 
 
-@typechecked
 def expand(
-    entry: Float[Array, "B S CR"], weights: LatentWeights
-) -> tuple[Float[Array, "B S N HR"], Float[Array, "B S N W"]]:
+    entry: Float[Array, "*B S CR"], weights: LatentWeights
+) -> tuple[Float[Array, "*B N S HR"], Float[Array, "*B N W S"]]:
     """Rebuilds every head's keys and values from cached entries (eq. 9 to 19)."""
     latent, k_rope = jnp.split(entry, [len(weights.k_up)], axis=-1)
-    k_nope = jnp.einsum("BSC,CNH->BSNH", latent, weights.k_up)
+    k_nope = jnp.einsum("...SC,CNH->...NSH", latent, weights.k_up)
     shared = jnp.broadcast_to(
-        k_rope[:, :, None, :], (*k_nope.shape[:3], k_rope.shape[-1])
+        jnp.expand_dims(k_rope, -3), (*k_nope.shape[:-1], k_rope.shape[-1])
     )
-    v = jnp.einsum("BSC,CNW->BSNW", latent, weights.v_up)
+    v = jnp.einsum("...SC,CNW->...NWS", latent, weights.v_up)
     return jnp.concatenate([k_nope, shared], axis=-1), v
 
 
 def attend_expanded(
-    part: Part, q_nope: Array, q_rope: Array, weights: LatentWeights, scale: float
-) -> Array:
-    """Attends with keys and values rebuilt block by block."""
-    q = jnp.concatenate([q_nope, q_rope], axis=-1)
-    return attend_blocks(
-        part.rows(q),
-        lambda i: expand(part.block("latent", i), weights),
-        part.positions,
-        tokens=part.block_tokens,
+    part: Part, q: Float[Array, "B T N HR"], weights: LatentWeights, scale: float
+) -> Float[Array, "B T N W"]:
+    """Attends with keys and values rebuilt, a piece of context at a time."""
+    return attend_part(
+        part,
+        q,
+        lambda get: expand(jnp.squeeze(get("latent"), -3), weights),
+        kv_heads=q.shape[2],
         scale=scale,
     )
 
 
 def attend_absorbed(
-    part: Part, q_nope: Array, q_rope: Array, weights: LatentWeights, scale: float
-) -> Array:
+    part: Part, q: Float[Array, "B T N HR"], weights: LatentWeights, scale: float
+) -> Float[Array, "B T N W"]:
     """Attends over the latent itself; equal to `attend_expanded` up to rounding.
 
     The rebuilding moves to the query and to the output, and all heads share one key:
     the cached entry, whose first C values are also the value.
     """
-    kv_rank = len(weights.k_up)
-    q_latent = jnp.einsum("TNH,CNH->TNC", q_nope, weights.k_up)
-    q = jnp.concatenate([q_latent, q_rope], axis=-1)
+    kv_rank, _, nope_dim = weights.k_up.shape
+    q_nope, q_rope = jnp.split(q, [nope_dim], axis=-1)
+    q_latent = jnp.einsum("BTNH,CNH->BTNC", q_nope, weights.k_up)
 
-    def block(i: Array) -> tuple[Array, Array]:
-        entry = part.block("latent", i)[:, :, None, :]
-        return entry, entry[..., :kv_rank]
+    def read(get: Callable[[str], Array]) -> tuple[Array, Array]:
+        entry = get("latent")
+        return entry, jnp.swapaxes(entry[..., :kv_rank], -1, -2)
 
-    mixed = attend_blocks(
-        part.rows(q), block, part.positions, tokens=part.block_tokens, scale=scale
-    )
+    absorbed = jnp.concatenate([q_latent, q_rope], axis=-1)
+    mixed = attend_part(part, absorbed, read, kv_heads=1, scale=scale)
     return jnp.einsum("BTNC,CNW->BTNW", mixed, weights.v_up)
 
 
@@ -103,19 +102,17 @@ class Mla(nn.Module):
         head = c.nope_dim + c.rope_dim
         up = ("heads", "head_dim")
         if c.q_rank is None:
-            self.q = Projection("TD,DNH->TNH", (d, c.heads, head), ("embed", *up))
+            self.q = Projection((d, c.heads, head), ("embed", *up))
         else:
-            self.q_down = Projection("TD,DQ->TQ", (d, c.q_rank), ("embed", "q_latent"))
+            self.q_down = Projection((d, c.q_rank), ("embed", "q_latent"))
             self.q_down_norm = RmsNorm(c.q_rank, self.eps, "q_latent")
-            self.q_up = Projection(
-                "TQ,QNH->TNH", (c.q_rank, c.heads, head), ("q_latent", *up)
+            self.q_up = Projection((c.q_rank, c.heads, head), ("q_latent", *up)
             )
-        self.kv_down = Projection("TD,DC->TC", (d, c.latent_dim), ("embed", "latent"))
+        self.kv_down = Projection((d, c.latent_dim), ("embed", "latent"))
         self.kv_norm = RmsNorm(c.kv_rank, self.eps, "latent")
         self.k_up = Rebuild((c.kv_rank, c.heads, c.nope_dim))
         self.v_up = Rebuild((c.kv_rank, c.heads, c.value_dim))
-        self.o = Projection(
-            "TNW,NWD->TD", (c.heads, c.value_dim, d), (*up, "embed"), inputs=2
+        self.o = Projection((c.heads, c.value_dim, d), (*up, "embed"), inputs=2
         )
 
     def __call__(
@@ -132,17 +129,20 @@ class Mla(nn.Module):
         entry = jnp.concatenate([self.kv_norm(latent), k_rope], axis=-1)
         weights = LatentWeights(self.k_up(), self.v_up())
         scale = softmax_scale(c.rope, c.nope_dim + c.rope_dim)
+        q = jnp.concatenate([q_nope, q_rope], axis=-1)
         if context is None:
-            mask = visible(jnp.arange(len(x))[None], len(x))
-            q = jnp.concatenate([q_nope, q_rope], axis=-1)[None]
-            mixed = attend(q, *expand(entry[None], weights), mask, scale=scale)
-            return self.o(mixed[0]), None
-        context = context.write(latent=entry)
-        mixed = []
-        for part in context.parts():
-            few = absorbed_is_cheaper(c, part.positions.shape[1])
-            form = attend_absorbed if few else attend_expanded
-            mixed.append(form(part, q_nope, q_rope, weights, scale))
+            mask = visible(jnp.arange(len(x)), len(x))
+            k, v = expand(entry, weights)
+            k, v = jnp.swapaxes(k, 0, 1), jnp.moveaxis(v, -1, 0)
+            return self.o(attend(q, k, v, mask, scale=scale)), None
+        context = context.write(latent=entry[:, None])
+        mixed = [
+            (attend_absorbed if absorbed_is_cheaper(c, tokens) else attend_expanded)(
+                part, part.rows(q), weights, scale
+            )
+            for part in context.parts()
+            for tokens in part.positions.shape[1:]
+        ]
         return self.o(flat(mixed)), context
 
     def _queries(self, x: Array, turn: Rotation) -> tuple[Array, Array]:
@@ -167,4 +167,5 @@ class Rebuild(nn.Module):
             1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2)
         )
         axes = ("latent", "heads", "head_dim")
-        return self.param("kernel", nn.with_logical_partitioning(init, axes), self.shape)
+        kernel: Array = weight(self, "kernel", init, axes, self.shape)
+        return kernel

@@ -15,8 +15,8 @@ class Mlp(nn.Module):
 
     def setup(self) -> None:
         d, f = self.width, self.hidden
-        self.gate_up = Projection("TD,DGF->TGF", (d, 2, f), ("embed", "gate_up", "mlp"))
-        self.down = Projection("TF,FD->TD", (f, d), ("mlp", "embed"))
+        self.gate_up = Projection((d, 2, f), ("embed", "gate_up", "mlp"))
+        self.down = Projection((f, d), ("mlp", "embed"))
 
     def __call__(self, x: Array) -> Array:
         """Maps [T, D] to [T, D]."""

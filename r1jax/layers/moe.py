@@ -1,40 +1,106 @@
 """Mixture of experts: routed experts by few or by many tokens, and shared ones."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from r1jax.config import MoeConfig
+from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
-from r1jax.typing import Array, Float, typechecked
+from r1jax.typing import Array, Float
 
 
-@typechecked
-def experts_dense(
-    x: Float[Array, "T D"],
-    gate_up: Float[Array, "E D 2 F"],
-    down: Float[Array, "E F D"],
-    routes: Routes,
-) -> Float[Array, "T D"]:
+Expert = Callable[[Array], Array]
+TILE = 64  # rows of one expert that are multiplied at once
+
+
+def experts_all(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
     """Every expert on every token, weighed by the routes (0 where not chosen).
 
-    The plain form that every other one must equal.
+    The plain form that the other two must equal.
+    """
+    shares = _shares(routes, len(x), _count(down))
+
+    def add(i: Array, total: Array) -> Array:
+        return total + _expert(gate_up, down, i)(x) * shares[i][:, None]
+
+    return jax.lax.fori_loop(0, _count(down), add, jnp.zeros_like(x))
+
+
+def experts_used(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
+    """For a few tokens: reads each expert that any of them chose once, and no other."""
+    shares = _shares(routes, len(x), _count(down))
+    chosen = jnp.zeros(_count(down), bool).at[routes[0].reshape(-1)].set(True)
+    order = jnp.argsort(~chosen, stable=True)
+
+    def add(i: Array, total: Array) -> Array:
+        expert = order[i]
+        return total + _expert(gate_up, down, expert)(x) * shares[expert][:, None]
+
+    return jax.lax.fori_loop(0, chosen.sum(), add, jnp.zeros_like(x))
+
+
+def experts_sorted(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
+    """For many tokens: rows sorted by expert, each expert's multiplied tile by tile.
+
+    An expert's last tile runs into the next expert's rows; those are written again by
+    the expert they belong to, which comes later.
     """
     chosen, weights = routes
-    experts = len(gate_up)
-    dense = jnp.zeros((len(x), experts), jnp.float32)
-    dense = dense.at[jnp.arange(len(x))[:, None], chosen].add(weights)
+    tokens, per_token = chosen.shape
+    order = jnp.argsort(chosen.reshape(-1), stable=True)
+    ends = jnp.cumsum(jnp.bincount(chosen.reshape(-1), length=_count(down)))
+    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
+    pad = jnp.zeros((TILE, x.shape[1]), x.dtype)
+    rows = jnp.concatenate([x[order // per_token], pad])
 
-    def add(total: Array, expert: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        w_in, w_out, weight = expert
-        hidden = jnp.einsum("TD,DGF->TGF", x, w_in)
-        y = (jax.nn.silu(hidden[:, 0]) * hidden[:, 1]) @ w_out
-        return total + y.astype(jnp.float32) * weight[:, None], None
+    def one(i: Array, out: Array) -> Array:
+        apply = _expert(gate_up, down, i)
 
-    zeros = jnp.zeros(x.shape, jnp.float32)
-    total, _ = jax.lax.scan(add, zeros, (gate_up, down, dense.T))
-    return total.astype(x.dtype)
+        def tile(j: Array, out: Array) -> Array:
+            start = starts[i] + j * TILE
+            y = apply(jax.lax.dynamic_slice_in_dim(rows, start, TILE))
+            return jax.lax.dynamic_update_slice_in_dim(out, y, start, axis=0)
+
+        tiles = (ends[i] - starts[i] + TILE - 1) // TILE
+        return jax.lax.fori_loop(0, tiles, tile, out)
+
+    out = jax.lax.fori_loop(0, _count(down), one, jnp.zeros_like(rows))
+    back = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
+    by_token = out[back].reshape(tokens, per_token, -1)
+    return jnp.einsum("TXD,TX->TD", by_token, weights.astype(x.dtype))
+
+
+def _count(kernel: Kernel) -> int:
+    return len(kernel.array if isinstance(kernel, Turned) else kernel)
+
+
+def _shares(routes: Routes, tokens: int, experts: int) -> Float[Array, "E T"]:
+    """Each expert's weight for each token."""
+    chosen, weights = routes
+    row = jnp.arange(tokens)[:, None]
+    return jnp.zeros((experts, tokens), jnp.float32).at[chosen, row].add(weights)
+
+
+def _expert(gate_up: Kernel, down: Kernel, index: Array) -> Expert:
+    """Returns the function of one expert, its matrices picked by number."""
+
+    def pick(kernel: Kernel) -> Kernel:
+        if isinstance(kernel, Turned):
+            return Turned(jax.lax.dynamic_index_in_dim(kernel.array, index, 0, False))
+        matrix = jax.lax.dynamic_index_in_dim(kernel, index, 0, False)
+        return matrix.reshape(len(matrix), -1)
+
+    w_in, w_out = pick(gate_up), pick(down)
+
+    def apply(x: Array) -> Array:
+        gate, up = jnp.split(project(x, w_in), 2, axis=-1)
+        return project(jax.nn.silu(gate) * up, w_out)
+
+    return apply
 
 
 class Experts(nn.Module):
@@ -45,17 +111,17 @@ class Experts(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, routes: Routes) -> Array:
-        """Sums each token's chosen experts, [T, D] to [T, D]."""
+        """Sums each token's chosen experts, weighed, [T, D] to [T, D]."""
         e, d, f = self.config.experts, self.width, self.config.expert_width
-        scale = nn.initializers.variance_scaling
-        init_in = scale(1.0, "fan_in", "normal", in_axis=1, out_axis=3, batch_axis=(0, 2))
-        init_out = scale(1.0, "fan_in", "normal", in_axis=1, out_axis=2, batch_axis=0)
+        scaled = nn.initializers.variance_scaling
+        init_in = scaled(1.0, "fan_in", "normal", 1, 3, (0, 2))
+        init_out = scaled(1.0, "fan_in", "normal", 1, 2, 0)
         in_axes = ("experts", "embed", "gate_up", "expert_mlp")
         out_axes = ("experts", "expert_mlp", "embed")
-        partition = nn.with_logical_partitioning
-        gate_up = self.param("gate_up", partition(init_in, in_axes), (e, d, 2, f))
-        down = self.param("down", partition(init_out, out_axes), (e, f, d))
-        return experts_dense(x, gate_up, down, routes)
+        gate_up = weight(self, "gate_up", init_in, in_axes, (e, d, 2, f))
+        down = weight(self, "down", init_out, out_axes, (e, f, d))
+        form = experts_used if len(x) <= FEW_ROWS else experts_sorted
+        return form(x, gate_up, down, routes)
 
 
 class Moe(nn.Module):

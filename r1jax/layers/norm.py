@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r1jax.layers.linear import weight
 from r1jax.typing import Array, Float, typechecked
 
 
@@ -27,5 +28,6 @@ class RmsNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Normalises the last axis of `x`."""
-        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
-        return rms_norm(x, self.param("scale", init, (self.width,)), self.eps)
+        ones = nn.initializers.ones_init()
+        scale = weight(self, "scale", ones, (self.axis,), (self.width,))
+        return rms_norm(x, scale, self.eps)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.config import MoeConfig
+from r1jax.layers.linear import weight
 from r1jax.typing import Array, Float, Int, typechecked
 
 Routes = tuple[Int[Array, "T X"], Float[Array, "T X"]]
@@ -46,10 +47,9 @@ class Router(nn.Module):
     def __call__(self, x: Array) -> Routes:
         """Routes [T, D] tokens; the logits are float32 whatever the dtype."""
         axes, e = ("embed", "router"), self.config.experts
-        init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes)
-        kernel = self.param("kernel", init, (self.width, e))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), axes[1:])
-        bias = self.param("bias", zeros, (e,), jnp.float32)
+        init, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros_init()
+        kernel = weight(self, "kernel", init, axes, (self.width, e))
+        bias = weight(self, "bias", zeros, axes[1:], (e,))
         wide = (x.astype(jnp.float32), kernel.astype(jnp.float32))
         logits = jnp.einsum("TD,DE->TE", *wide, precision=jax.lax.Precision.HIGHEST)
         return route(logits, bias, self.config)

@@ -1,0 +1,149 @@
+"""From an engine's events to words: the text of one answer, piece by piece.
+
+One `AnswerBuilder` serves one choice. It decodes tokens, looks for stop strings, parts
+thinking from answer and keeps the log-probabilities. Whoever streams sends each `Delta`,
+whoever wants the whole answer joins them. HTTP and the engine's thread are not known here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from r1jax.engine.types import Event
+from r1jax.text.reasoning import ReasoningSplitter
+from r1jax.text.stops import StopStrings
+from r1jax.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """The log-probability of one generated token, and of its best alternatives.
+
+    `offset` is the number of characters of text in front of the token; `reasoning` says
+    that the token belongs to the thinking part.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    offset: int
+    reasoning: bool
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one event added to an answer. `finish` is set on the last one only."""
+
+    reasoning: str = ""
+    content: str = ""
+    token_ids: tuple[int, ...] = ()
+    reasoning_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: str | None = None
+
+
+class AnswerBuilder:
+    """Turns the events of one sequence into deltas of text.
+
+    A stop string that is found gives a delta with finish "stop"; the caller then
+    cancels the sequence in the engine. Stop strings are looked for in the whole text,
+    thinking included, so that `</think>` itself may be one.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        thinking: bool | None = None,
+        include_stop: bool = False,
+    ) -> None:
+        """Starts an answer.
+
+        Args:
+            tokenizer: gives the incremental decoder.
+            stops: strings that end the answer and are not part of it.
+            thinking: True where the prompt ended in an opened `<think>`, False where
+                the answer starts outside, None where text is not to be parted at all.
+            include_stop: keeps the stop string or stop token in the text.
+        """
+        self._detokenizer = tokenizer.detokenizer(continues=True)
+        self._stops = StopStrings(stops)
+        self._splitter = None if thinking is None else ReasoningSplitter(thinking)
+        self._include_stop = include_stop
+        self._length = 0  # characters decoded so far
+        self._finished = False
+
+    def push(self, event: Event) -> Delta:
+        """Takes the next event; gives an empty delta once the answer has ended."""
+        if self._finished:
+            return Delta()
+        offset = self._length
+        thought_before = self._is_reasoning()
+        text, hit = self._until_stop(self._decode(event), last=event.finish is not None)
+        finish = "stop" if hit else event.finish
+        reasoning, content = self._part(text, last=finish is not None)
+        self._finished = finish is not None
+        # The closing tag's own token still belongs to the thinking part.
+        is_thought = thought_before or self._is_reasoning()
+        token_ids = () if event.token is None else (event.token,)
+        return Delta(
+            reasoning,
+            content,
+            token_ids,
+            len(token_ids) if is_thought else 0,
+            _logprobs(event, offset, is_thought),
+            finish,
+        )
+
+    def _decode(self, event: Event) -> str:
+        """Gives the characters that the event completes."""
+        text = ""
+        ends_on_token = event.finish == "stop" and not self._include_stop
+        if event.token is not None and not ends_on_token:
+            text = self._detokenizer.push(event.token)
+        if event.finish:
+            text += self._detokenizer.flush()
+        self._length += len(text)
+        return text
+
+    def _until_stop(self, text: str, last: bool) -> tuple[str, bool]:
+        """Gives the text that is safe to show, and whether a stop string ended it."""
+        emit, _ = self._stops.push(text)
+        if last:
+            emit += self._stops.flush()
+        matched = self._stops.matched
+        if matched is not None and self._include_stop:
+            emit += matched
+        return emit, matched is not None
+
+    def _part(self, text: str, last: bool) -> tuple[str, str]:
+        """Parts text into thinking and answer."""
+        if self._splitter is None:
+            return "", text
+        reasoning, content = self._splitter.push(text)
+        if last:
+            more_reasoning, more_content = self._splitter.flush()
+            reasoning, content = reasoning + more_reasoning, content + more_content
+        return reasoning, content
+
+    def _is_reasoning(self) -> bool:
+        return self._splitter is not None and self._splitter.is_reasoning
+
+
+def _logprobs(event: Event, offset: int, is_thought: bool) -> tuple[TokenLogprob, ...]:
+    if event.token is None or event.logprob is None:
+        return ()
+    top = event.top_logprobs
+    return (TokenLogprob(event.token, event.logprob, top, offset, is_thought),)
+
+
+def join(deltas: Iterable[Delta]) -> Delta:
+    """Joins the deltas of one answer into the whole of it."""
+    parts = list(deltas)
+    return Delta(
+        "".join(part.reasoning for part in parts),
+        "".join(part.content for part in parts),
+        tuple(token for part in parts for token in part.token_ids),
+        sum(part.reasoning_tokens for part in parts),
+        tuple(entry for part in parts for entry in part.logprobs),
+        next((part.finish for part in parts if part.finish), None),
+    )
