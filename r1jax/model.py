@@ -142,6 +142,33 @@ def for_cpu(params: PyTree) -> PyTree:
     return arranged
 
 
+def from_cpu(arranged: PyTree, like: PyTree) -> PyTree:
+    """Undoes `for_cpu`; `like` has the shape of every leaf (`parameters.abstract`)."""
+
+    def back(leaf: Any, shape: tuple[int, ...]) -> Array:
+        if isinstance(leaf, Turned):
+            return jnp.swapaxes(leaf.array, -1, -2).reshape(shape)
+        return jnp.asarray(leaf)
+
+    params = {}
+    for name in like:
+        if name in arranged and name not in GROUPS:
+            params[name] = _mapped(back, arranged[name], like[name], 0)
+    for group in GROUPS:
+        if group in arranged:
+            layers = [_mapped(back, p, like[group], 1) for p in arranged[group]]
+            params[group] = jax.tree.map(lambda *rows: jnp.stack(rows), *layers)
+    return params
+
+
+def _mapped(back: Any, tree: PyTree, like: PyTree, skip: int) -> PyTree:
+    return jax.tree.map(
+        lambda shape, leaf: back(leaf, shape.shape[skip:]),
+        like,
+        tree,
+    )
+
+
 def _layers(stack: PyTree) -> int:
     return len(jax.tree.leaves(stack)[0])
 

@@ -5,7 +5,7 @@ while step n still runs, then reads step n's tokens as one small array and hands
 request its own. Other threads only append to two inboxes.
 """
 
-import secrets
+import random
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
@@ -20,8 +20,14 @@ from r1jax.config import ModelConfig
 from r1jax.engine.pages import Pages
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
 from r1jax.engine.steps import Runner
-from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
-from r1jax.errors import R1jaxError, RequestError
+from r1jax.engine.types import (
+    EngineOptions,
+    EngineStats,
+    Event,
+    SamplingParams,
+    check_tokens,
+)
+from r1jax.errors import ConfigError, R1jaxError, RequestError
 from r1jax.typing import PyTree
 
 OnEvent = Callable[[Event], None]
@@ -49,24 +55,27 @@ class Engine:
         pools: Pools,
         options: EngineOptions,
         *,
-        wait_for_all_shapes: bool = False,
+        seed: int | None = None,
     ) -> None:
-        """Compiles what the first request needs and starts the engine's thread.
+        """Compiles every step shape and starts the engine's thread.
 
         Args:
           config: The model.
           params: Its parameters, stacked or taken apart (`model.unstack`).
           pools: The cache; the engine takes it over.
           options: Limits.
-          wait_for_all_shapes: Compile every step shape before returning; otherwise
-            the rest is compiled in the background.
+          seed: Makes requests without a seed of their own repeatable, in the order
+            in which they come; None draws their seeds.
+
+        Raises:
+          ConfigError: The cache is too small for one request at full length.
         """
         self.config, self.options = config, options
         page_size, total = options.page_size, next(iter(pools.values())).shape[1]
         pages = Pages(total, page_size)
         columns = pages.needed(options.max_model_len)
         if columns > pages.total:
-            raise RequestError(
+            raise ConfigError(
                 f"{pages.total} pages of {page_size} tokens for a context of "
                 f"{options.max_model_len}",
                 "one request at full length would not fit in the cache",
@@ -86,6 +95,7 @@ class Engine:
         self._closing = False
         self._failure: str | None = None
         self._next_id = 0
+        self._draw = random.Random(seed)
         self._stats = EngineStats(pages_total=pages.total)
         for shape in shapes.all():
             self._runner.compile(shape)
@@ -128,8 +138,8 @@ class Engine:
             sequence = Sequence(
                 number, [int(t) for t in prompt], len(prompt), sampling, limit
             )
-            seed = sampling.seed if sampling.seed is not None else secrets.randbits(64)
-            self._seeds[number] = seed
+            own = sampling.seed
+            self._seeds[number] = self._draw.getrandbits(64) if own is None else own
             self._inbox.append((sequence, on_event))
             self._wake.notify()
         return number
@@ -155,25 +165,13 @@ class Engine:
         self._thread.join()
 
     def _check(self, prompt: Tokens[int]) -> None:
-        if not len(prompt):
-            raise RequestError(
-                "the prompt is empty",
-                "there is nothing to continue",
-                "send at least one token",
-            )
+        check_tokens(self.config, prompt)
         if len(prompt) >= self.max_model_len:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens",
                 f"the context holds {self.max_model_len}, the answer included",
                 f"shorten it to at most {self.max_model_len - 1} tokens, or serve "
                 "with a larger --max-model-len",
-            )
-        low, high = min(prompt), max(prompt)
-        if low < 0 or high >= self.config.vocab_size:
-            raise RequestError(
-                f"token id {low if low < 0 else high} in the prompt",
-                f"ids go from 0 to {self.config.vocab_size - 1}",
-                "encode the prompt with this model's tokenizer",
             )
 
     def _run(self) -> None:

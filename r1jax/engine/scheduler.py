@@ -102,10 +102,7 @@ class Shapes:
     def all(self) -> list[Geometry]:
         """Returns every shape a plan can have."""
         steady = [Geometry(n, 0, 0) for n in self.decodes]
-        mixed = [
-            Geometry(n, *chunk) for chunk in self.chunks for n in (0, self.decodes[-1])
-        ]
-        return steady + mixed
+        return steady + [Geometry(self.decodes[-1], *chunk) for chunk in self.chunks]
 
     def chunk_for(self, waiting: list[int]) -> tuple[int, int]:
         """Returns (chunks, tokens in each) for prompts with so many tokens left.
@@ -124,7 +121,7 @@ class Shapes:
         """Returns the smallest compiled shape that holds so many decodes."""
         if not chunk[0]:
             return Geometry(next(n for n in self.decodes if n >= decodes), 0, 0)
-        return Geometry(self.decodes[-1] if decodes else 0, *chunk)
+        return Geometry(self.decodes[-1], *chunk)
 
 
 class Scheduler:

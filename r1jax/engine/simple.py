@@ -28,6 +28,13 @@ def whole_logits(config: ModelConfig) -> Callable[[PyTree, Array], Array]:
     return jax.jit(run)
 
 
+def padded(tokens: Sequence[int]) -> Array:
+    """Returns a sequence with zeros behind it; positions before them do not see them."""
+    array = np.zeros(-(-len(tokens) // _ROUND) * _ROUND, np.int32)
+    array[: len(tokens)] = tokens
+    return jnp.asarray(array)
+
+
 def generate(
     config: ModelConfig,
     params: PyTree,
@@ -49,9 +56,7 @@ def generate(
         ends |= set(config.eos_ids)
     row = _row(sampling, sampling.seed if sampling.seed is not None else seed)
     for _ in range(limit):
-        padded = np.zeros(-(-len(tokens) // _ROUND) * _ROUND, np.int32)
-        padded[: len(tokens)] = tokens
-        logits = run(params, jnp.asarray(padded))[len(tokens) - 1][None]
+        logits = run(params, padded(tokens))[len(tokens) - 1][None]
         in_prompt, answered = _counts(config, tokens, len(prompt))
         logits = penalize(logits, in_prompt, answered, row)
         uniform = draw(row.seed, jnp.array([len(tokens)]))

@@ -1,9 +1,11 @@
 """What a caller asks of the engine, and what comes back."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from r1jax.errors import RequestError
+from r1jax.config import ModelConfig
+from r1jax.errors import ConfigError, RequestError
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
@@ -117,15 +119,28 @@ class EngineOptions:
       max_num_seqs: Sequences that decode at once.
       max_num_batched_tokens: Prompt tokens of one step (the longest chunk).
       page_size: Tokens in a page.
-      num_pages: Pages in the pool; None is enough for every sequence at full length
-        within the memory that `load` allows.
+      num_pages: Pages in the pool, page 0 included; None lets `load` decide.
     """
 
     max_model_len: int
     max_num_seqs: int = 8
     max_num_batched_tokens: int = 512
-    page_size: int = 32
+    page_size: int = 128
     num_pages: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses sizes below one.
+
+        Raises:
+          ConfigError: Names the option and its value.
+        """
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise ConfigError(
+                    f"{name} is {value}",
+                    "the engine needs at least one",
+                    f"choose a larger {name}",
+                )
 
 
 @dataclass
@@ -141,3 +156,24 @@ class EngineStats:
     generation_tokens: int = 0
     steps: int = 0
     finished: dict[str, int] = field(default_factory=dict)
+
+
+def check_tokens(config: ModelConfig, tokens: Sequence[int]) -> None:
+    """Refuses a prompt that is empty or has ids that the model does not know.
+
+    Raises:
+      RequestError: Says which id, and the range.
+    """
+    if not len(tokens):
+        raise RequestError(
+            "the prompt is empty",
+            "there is nothing to continue",
+            "send at least one token",
+        )
+    low, high = min(tokens), max(tokens)
+    if low < 0 or high >= config.vocab_size:
+        raise RequestError(
+            f"token id {low if low < 0 else high} in the prompt",
+            f"ids go from 0 to {config.vocab_size - 1}",
+            "encode the prompt with this model's tokenizer",
+        )

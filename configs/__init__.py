@@ -1,0 +1,1 @@
+"""Presets: one file a model family, holding sizes and nothing else."""

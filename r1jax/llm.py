@@ -1,0 +1,223 @@
+"""A language model in the hand: logits, answers and conversations, without a server."""
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax import cache, model, parameters
+from r1jax.answer import AnswerBuilder, Delta, join
+from r1jax.config import ModelConfig
+from r1jax.engine import simple
+from r1jax.engine.loop import Engine
+from r1jax.engine.types import EngineOptions, Event, SamplingParams, check_tokens
+from r1jax.errors import TextError
+from r1jax.text.reasoning import prompt_opens_thinking
+from r1jax.text.tokenizer import Tokenizer
+from r1jax.typing import PyTree
+
+THINK = "<think>\n"
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model with its words and its engine.
+
+    Attributes:
+      config: The sizes.
+      name: What it was loaded from.
+      dtype: Of the weights, but for the few that are always float32.
+      default_sampling: The checkpoint's own recommendation, or R1's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        params: PyTree,
+        tokenizer: Tokenizer | None,
+        options: EngineOptions,
+        default_sampling: SamplingParams,
+        seed: int | None = None,
+    ) -> None:
+        """Takes over `params` (the tree of docs/weights.md, stacked)."""
+        self.name, self.config = name, config
+        self.dtype = str(params["final_norm"]["scale"].dtype)
+        self.default_sampling = default_sampling
+        self.parameter_count = parameters.count(config)
+        self.options = options
+        self._tokenizer, self._seed = tokenizer, seed
+        self._on_cpu = jax.devices()[0].platform == "cpu"
+        put = model.for_cpu if self._on_cpu else jax.device_put
+        self._arranged = put(params)
+        self._engine_lock = threading.Lock()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer.
+
+        Raises:
+          TextError: The source has none (a preset with random weights).
+        """
+        if self._tokenizer is None:
+            raise TextError(
+                f"{self.name} has no tokenizer",
+                "a preset has random weights and speaks token ids only",
+                "pass token ids, or load a checkpoint",
+            )
+        return self._tokenizer
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters as docs/weights.md draws them, layers stacked.
+
+        On a CPU the engine keeps them in another arrangement, and this is a copy.
+        """
+        if not self._on_cpu:
+            return self._arranged
+        return model.from_cpu(self._arranged, parameters.abstract(self.config))
+
+    @cached_property
+    def reasoning(self) -> bool:
+        """Whether the tokenizer has R1's thinking marks."""
+        marks = ("<think>", "</think>")
+        return all(self.tokenizer.token_id(mark) is not None for mark in marks)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, made and compiled when first asked for."""
+        with self._engine_lock:
+            return self._engine
+
+    @cached_property
+    def _engine(self) -> Engine:
+        pages, size = self.options.num_pages, self.options.page_size
+        assert pages is not None
+        dtype = jnp.dtype(self.dtype)
+        pools = cache.make_pools(self.config, pages, size, dtype)
+        return Engine(
+            self.config, self._arranged, pools, self.options, seed=self._seed
+        )
+
+    @cached_property
+    def _whole_logits(self) -> Any:
+        return simple.whole_logits(self.config)
+
+    def logits(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Returns float32 logits [T, V] at every position of one sequence.
+
+        Raises:
+          RequestError: The ids are empty or unknown to the model.
+        """
+        check_tokens(self.config, token_ids)
+        padded = simple.padded(token_ids)
+        logits = self._whole_logits(self._arranged, padded)
+        return np.asarray(logits[: len(token_ids)])
+
+    def generate(
+        self,
+        prompts: str | Sequence[int] | Sequence[str | Sequence[int]],
+        sampling: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+    ) -> list[Delta]:
+        """Continues prompts (text or token ids), all at once.
+
+        Args:
+          prompts: One or several.
+          sampling: How to choose tokens; the checkpoint's default if left out.
+          stop: Strings that end an answer.
+
+        Returns:
+          For each prompt its answer: `content`, `token_ids`, `finish`, `logprobs`.
+        """
+        one = isinstance(prompts, str) or (
+            len(prompts) > 0 and isinstance(prompts[0], (int, np.integer))
+        )
+        several: Any = [prompts] if one else prompts
+        running = [
+            self._start(self._ids(prompt), sampling, stop, None) for prompt in several
+        ]
+        return [join(answer) for answer in running]
+
+    def chat(
+        self, messages: Sequence[Message], sampling: SamplingParams | None = None
+    ) -> Delta:
+        """Answers a conversation; `reasoning` and `content` come apart."""
+        return join(self.stream(messages, sampling))
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: SamplingParams | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[Delta]:
+        """Answers a conversation piece by piece; leaving the loop cancels it."""
+        text, thinking = self.render(messages)
+        return self._start(self.tokenizer.encode(text), sampling, stop, thinking)
+
+    def render(self, messages: Sequence[Message]) -> tuple[str, bool | None]:
+        """Returns a conversation as the prompt, and whether it opens the thinking.
+
+        A model that reasons is made to: where its template does not open the thinking,
+        `<think>` is added. None stands for a model that does not reason.
+        """
+        text = self.tokenizer.render_chat(messages)
+        if not self.reasoning:
+            return text, None
+        if not prompt_opens_thinking(text):
+            text += THINK
+        return text, True
+
+    def close(self) -> None:
+        """Stops the engine, if it runs."""
+        if "_engine" in self.__dict__:
+            self._engine.close()
+
+    def _ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode_prompt(prompt)
+        return prompt
+
+    def _start(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParams | None,
+        stop: Sequence[str],
+        thinking: bool | None,
+    ) -> Iterator[Delta]:
+        """Submits at once; the returned iterator waits for the pieces."""
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        builder = None
+        if self._tokenizer is not None:
+            builder = AnswerBuilder(self._tokenizer, stop, thinking)
+        chosen = sampling or self.default_sampling
+        number = self.engine.submit(prompt, chosen, events.put)
+        return self._pieces(number, events, builder)
+
+    def _pieces(
+        self,
+        number: int,
+        events: "queue.SimpleQueue[Event]",
+        builder: AnswerBuilder | None,
+    ) -> Iterator[Delta]:
+        finish = None
+        try:
+            while finish is None:
+                event = events.get()
+                if event.finish == "error":
+                    raise RuntimeError(event.error)
+                delta = builder.push(event) if builder else _wordless(event)
+                finish = delta.finish
+                yield delta
+        finally:
+            self.engine.cancel(number)
+
+
+def _wordless(event: Event) -> Delta:
+    tokens = () if event.token is None else (event.token,)
+    return Delta(token_ids=tokens, finish=event.finish)
