@@ -3,7 +3,7 @@
     python -m r1jax.serve deepseek-118m
 
 Hardware: a laptop. The weights take 472 MB in float32, and the cache 9,216 bytes a
-token; 29.4M parameters are at work on each token, embedding and head included.
+token; 41.0M parameters are at work on each token, embedding and head included.
 Expect words without sense: the weights are random.
 """
 

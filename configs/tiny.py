@@ -92,4 +92,5 @@ def get_config(family: str = "r1") -> ConfigDict:
     config.max_positions = 1024
     config.bos_id = 0
     config.eos_ids = (1,)
-    return ConfigDict({**config, **FAMILIES[family]})
+    config.update(FAMILIES[family])
+    return config

@@ -1,9 +1,9 @@
 """DeepSeek-R1 in JAX: load a model, ask it, serve it.
 
-    import r1jax
+import r1jax
 
-    llm = r1jax.load("path/to/checkpoint")
-    print(llm.chat([{"role": "user", "content": "What is 1+1?"}]).content)
+llm = r1jax.load("path/to/checkpoint")
+print(llm.chat([{"role": "user", "content": "What is 1+1?"}]).content)
 """
 
 from r1jax.answer import Delta

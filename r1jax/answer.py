@@ -1,8 +1,8 @@
 """From an engine's events to words: the text of one answer, piece by piece.
 
 One `AnswerBuilder` serves one choice. It decodes tokens, looks for stop strings, parts
-thinking from answer and keeps the log-probabilities. Whoever streams sends each `Delta`,
-whoever wants the whole answer joins them. HTTP and the engine's thread are not known here.
+thinking from answer and keeps the log-probabilities. Whoever streams sends each
+`Delta`; whoever wants the whole answer joins them. It knows neither HTTP nor threads.
 """
 
 from collections.abc import Iterable, Sequence

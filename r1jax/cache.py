@@ -2,8 +2,10 @@
 
 A pool holds every layer's pages; page 0 belongs to nobody and takes the writes of
 padding. Keys are [L, P, K, Z, H] and values [L, P, K, W, Z], so that both products of
-attention run along the last axis; latents are [L, P, 1, Z, C + R]. A step's tokens are flat: first R decode tokens, one for each of the
-first R rows, then C chunks of Q tokens, one for each of the last C rows:
+attention run along the last axis; latents are [L, P, 1, Z, C + R].
+
+A step's tokens are flat: first R decode tokens, one for each of the first R rows, then
+C chunks of Q tokens, one for each of the last C rows:
 
     R = 3, C = 1, Q = 4      tokens  d0 d1 d2 | c0 c1 c2 c3     rows 0 1 2 3
 
@@ -157,7 +159,7 @@ class Context:
             index = (self.layer, page, slice(None))
             index += (slice(None), at) if name == "value" else (at,)
             pools[name] = pool.at[index].set(values.astype(pool.dtype))
-        return self.replace(pools=pools)
+        return Context(pools, self.layer, batch)
 
     def parts(self) -> list[Part]:
         """Returns the step's decodes and its chunks, leaving out what is empty."""

@@ -75,10 +75,15 @@ class GqaConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
 
+    @property
+    def rotating_dim(self) -> int:
+        """Width of a head's rotating part: all of it."""
+        return self.head_dim
+
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ConfigError(
-                f"{self.heads} query heads do not divide among {self.kv_heads} key heads",
+                f"{self.heads} query heads cannot share {self.kv_heads} key heads",
                 "each key head serves an equal group of query heads",
                 "set heads to a multiple of kv_heads",
             )
@@ -98,6 +103,11 @@ class MlaConfig:
     rope_dim: int
     value_dim: int
     rope: RopeConfig
+
+    @property
+    def rotating_dim(self) -> int:
+        """Width of a head's rotating part."""
+        return self.rope_dim
 
     @property
     def latent_dim(self) -> int:
@@ -121,7 +131,7 @@ class MoeConfig:
     def __post_init__(self) -> None:
         if self.experts % self.expert_groups:
             raise ConfigError(
-                f"{self.experts} experts do not divide into {self.expert_groups} groups",
+                f"{self.experts} experts do not make {self.expert_groups} groups",
                 "the router limits choice to whole groups of consecutive experts",
                 "set experts to a multiple of expert_groups",
             )
@@ -180,7 +190,8 @@ class ModelConfig:
             )
         if (self.moe is None) != (self.dense_layers == self.layers):
             raise ConfigError(
-                f"{self.dense_layers} of {self.layers} layers are dense, moe={self.moe}",
+                f"{self.dense_layers} of {self.layers} layers are dense, "
+                f"moe={self.moe}",
                 "layers that are not dense need experts, and experts need layers",
                 "set dense_layers = layers, or give a MoeConfig",
             )

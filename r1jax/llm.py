@@ -100,9 +100,7 @@ class LLM:
         assert pages is not None
         dtype = jnp.dtype(self.dtype)
         pools = cache.make_pools(self.config, pages, size, dtype)
-        return Engine(
-            self.config, self._arranged, pools, self.options, seed=self._seed
-        )
+        return Engine(self.config, self._arranged, pools, self.options, seed=self._seed)
 
     @cached_property
     def _whole_logits(self) -> Any:

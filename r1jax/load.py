@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from r1jax import cache, parameters
 from r1jax.config import ModelConfig
@@ -65,7 +64,7 @@ def load(
         generation: Mapping[str, Any] = {}
         tokenizer = None
     else:
-        opened = open_source(_locate(source))
+        opened: Source = open_source(_locate(source))
         config, generation = opened.config, opened.generation
         params, tokenizer = opened.params(chosen), _tokenizer(opened)
     if tokenizer is not None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.cache import Batch, Context, Pools
-from r1jax.config import MlaConfig, ModelConfig
+from r1jax.config import ModelConfig
 from r1jax.layers.block import Block
 from r1jax.layers.linear import Turned, project
 from r1jax.layers.norm import RmsNorm
@@ -35,9 +35,7 @@ def group_block(config: ModelConfig, group: str) -> Block:
 
 def _turn(config: ModelConfig, positions: Array) -> Rotation:
     attention = config.attention
-    latent = isinstance(attention, MlaConfig)
-    dim = attention.rope_dim if latent else attention.head_dim
-    return rotation(attention.rope, dim, positions)
+    return rotation(attention.rope, attention.rotating_dim, positions)
 
 
 @typechecked
@@ -87,8 +85,8 @@ def step(
         ) -> tuple[tuple[Array, Pools, Array], None]:
             x, pools, index = carry
             context = Context(pools, index, batch)
-            x, context = block.apply({"params": p}, x, turn, context)
-            return (x, context.pools, index + 1), None
+            out: Any = block.apply({"params": p}, x, turn, context)
+            return (out[0], out[1].pools, index + 1), None
 
         carry = (x, pools, jnp.int32(first))
         (x, pools, _), _ = _over_layers(layer, carry, params[group])
@@ -175,14 +173,12 @@ def _layers(stack: PyTree) -> int:
 
 def _final_norm(config: ModelConfig, params: PyTree, x: Array) -> Array:
     norm = RmsNorm(config.width, config.norm_eps)
-    y: Array = norm.apply({"params": params["final_norm"]}, x)
+    y: Any = norm.apply({"params": params["final_norm"]}, x)
     return y
 
 
 @typechecked
-def logits(
-    params: PyTree, hidden: Float[Array, "T D"]
-) -> Float[Array, "T V"]:
+def logits(params: PyTree, hidden: Float[Array, "T D"]) -> Float[Array, "T V"]:
     """Returns float32 logits of normed hidden states; a tied head has no own leaf."""
     head = params.get("lm_head")
     kernel = head["kernel"] if head else params["embed"]["embedding"].T

@@ -90,9 +90,8 @@ def _init(module: nn.Module, key: Array, *more: Any, width: int = 0) -> PyTree:
 
 
 def _block(config: ModelConfig, block: Block, key: Array) -> PyTree:
-    attention = config.attention
-    half = getattr(attention, "rope_dim", None) or attention.head_dim  # type: ignore[union-attr]
-    still: Rotation = (jnp.ones((1, half // 2)), jnp.zeros((1, half // 2)))
+    shape = (1, config.attention.rotating_dim // 2)
+    still: Rotation = (jnp.ones(shape), jnp.zeros(shape))
     return _init(block, key, still, None, width=config.width)
 
 

@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from goldens import checkpoint, smollm2
-from goldens.checkpoint import Tensors
-from goldens.variants import VARIANTS, Variant
 from transformers import AutoModelForCausalLM
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     DeepseekV3DecoderLayer,
     DeepseekV3RMSNorm,
     DeepseekV3TopkRouter,
 )
+
+from goldens import checkpoint, smollm2
+from goldens.checkpoint import Tensors
+from goldens.variants import VARIANTS, Variant
 
 PROMPT_LENGTHS = (7, 64, 200)
 NEW_TOKENS = 32
@@ -51,7 +52,7 @@ def main() -> None:
         if options.only in (None, variant.name):
             answers = make(variant, options.output / variant.name)
             margins = {k: float(v) for k, v in answers.items() if "margin" in k}
-            print(variant.name, margins)  # noqa: T201
+            print(variant.name, margins)
     if options.only in (None, "smollm2"):
         smollm2.make(options.output / "smollm2.json")
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax.cache import Pools
+from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine.pages import Pages
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
@@ -57,7 +57,9 @@ class Engine:
         *,
         seed: int | None = None,
     ) -> None:
-        """Compiles every step shape and starts the engine's thread.
+        """Compiles the steps that suffice and starts the engine's thread.
+
+        Shapes that are only faster are compiled behind it, on a thread of their own.
 
         Args:
           config: The model.
@@ -97,10 +99,17 @@ class Engine:
         self._next_id = 0
         self._draw = random.Random(seed)
         self._stats = EngineStats(pages_total=pages.total)
-        for shape in shapes.all():
-            self._runner.compile(shape)
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._shapes = shapes
+        for shape in shapes.first:
+            self._compile(shape)
+        self._threads = [
+            threading.Thread(
+                target=target, name=f"engine{target.__name__}", daemon=True
+            )
+            for target in (self._run, self._compile_rest)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def max_model_len(self) -> int:
@@ -162,7 +171,21 @@ class Engine:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_until_compiled(self) -> None:
+        """Waits until the shapes that are only faster are compiled too."""
+        self._threads[1].join()
+
+    def _compile(self, shape: Geometry) -> None:
+        self._runner.compile(shape)
+        self._shapes.open(shape)
+
+    def _compile_rest(self) -> None:
+        for shape in self._shapes.rest:
+            if not self._closing:
+                self._compile(shape)
 
     def _check(self, prompt: Tokens[int]) -> None:
         check_tokens(self.config, prompt)
@@ -235,12 +258,15 @@ class Engine:
             if not row.sequence.finished:
                 self._hand_out(row, int(read["token"][i]), i, read)
 
-    def _hand_out(self, row: Row, token: int, i: int, read: dict[str, np.ndarray]) -> None:
+    def _hand_out(
+        self, row: Row, token: int, i: int, read: dict[str, np.ndarray]
+    ) -> None:
         sequence, sampling = row.sequence, row.sequence.sampling
         sequence.tokens.append(token)
         sequence.pending -= 1
         self._stats.generation_tokens += 1
-        logprob, top = None, ()
+        logprob: float | None = None
+        top: tuple[tuple[int, float], ...] = ()
         if sampling.logprobs is not None:
             logprob = float(read["logprob"][i])
             ids, values = read["top_ids"][i], read["top_logprobs"][i]

@@ -86,42 +86,46 @@ class Plan:
 
 
 class Shapes:
-    """The few step shapes that are compiled, and which one a plan takes."""
+    """The few step shapes that are compiled, and which one a plan takes.
+
+    Decodes alone come in powers of two up to `max_num_seqs`; chunks ride beside that
+    many decodes. Only shapes that were opened are used, and the `first` ones suffice.
+    """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
-        """Lays out the shapes for the engine's limits."""
-        self.decodes = [
-            *[2**i for i in range(max_num_seqs.bit_length()) if 2**i < max_num_seqs],
-            max_num_seqs,
-        ]
-        short = min(64, max_num_batched_tokens)
-        several = min(max_num_seqs, max_num_batched_tokens // short)
-        chunks = {(1, short), (several, short), (1, max_num_batched_tokens)}
-        self.chunks = sorted(chunks, key=lambda c: (c[0] * c[1], c[0]))
+        """Lays out the shapes for the engine's limits; none is open yet."""
+        most, longest = max_num_seqs, max_num_batched_tokens
+        short = min(64, longest)
+        several = min(most, longest // short)
+        powers = [2**i for i in range(most.bit_length()) if 2**i < most]
+        steady = [Geometry(n, 0, 0) for n in (*powers, most)]
+        sizes = sorted({(1, short), (several, short), (1, longest)})
+        mixed = [Geometry(most, *size) for size in sizes]
+        self.first = list(dict.fromkeys([mixed[0], steady[0], steady[-1]]))
+        self.rest = [g for g in (*mixed, *steady) if g not in self.first]
+        self._open: list[Geometry] = []
 
-    def all(self) -> list[Geometry]:
-        """Returns every shape a plan can have."""
-        steady = [Geometry(n, 0, 0) for n in self.decodes]
-        return steady + [Geometry(self.decodes[-1], *chunk) for chunk in self.chunks]
+    def open(self, geometry: Geometry) -> None:
+        """Says that a shape is compiled; another thread may be planning."""
+        self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
 
-    def chunk_for(self, waiting: list[int]) -> tuple[int, int]:
-        """Returns (chunks, tokens in each) for prompts with so many tokens left.
+    def steady(self, decodes: int) -> Geometry:
+        """Returns the smallest open shape that holds so many decodes alone."""
+        return next(g for g in self._open if not g.chunks and g.decodes >= decodes)
+
+    def mixed(self, left: list[int]) -> Geometry:
+        """Returns the open shape for prompts that have so many tokens left.
 
         One chunk as long as the first prompt needs, or several short ones where that
         serves more prompts at once.
         """
-        first = waiting[0]
-        alone = [c for c in self.chunks if c[0] == 1]
-        fitting = next((c for c in alone if c[1] >= first), alone[-1])
-        many = max(self.chunks, key=lambda c: c[0])
-        served = sum(n <= many[1] for n in waiting[: many[0]])
-        return many if first <= many[1] and served > 1 else fitting
-
-    def geometry(self, decodes: int, chunk: tuple[int, int]) -> Geometry:
-        """Returns the smallest compiled shape that holds so many decodes."""
-        if not chunk[0]:
-            return Geometry(next(n for n in self.decodes if n >= decodes), 0, 0)
-        return Geometry(self.decodes[-1], *chunk)
+        mixed = [g for g in self._open if g.chunks]
+        alone = [g for g in mixed if g.chunks == 1]
+        many = max(mixed, key=lambda g: g.chunks)
+        served = sum(n <= many.chunk_tokens for n in left[: many.chunks])
+        if served > 1 and left[0] <= many.chunk_tokens:
+            return many
+        return next((g for g in alone if g.chunk_tokens >= left[0]), alone[-1])
 
 
 class Scheduler:
@@ -151,17 +155,23 @@ class Scheduler:
         """Plans the next step, and counts its tokens as computed; None if idle."""
         decodes = self._decodes()
         self._admit()
-        chunks, chunk = self._chunks()
-        if not decodes and not chunks:
+        feeding = [s for s in self.running if s.computed < s.from_host]
+        if feeding:
+            left = [s.from_host - s.computed for s in feeding]
+            geometry = self.shapes.mixed(left)
+            chunks = _chunks(feeding, geometry)
+        elif decodes:
+            geometry, chunks = self.shapes.steady(len(decodes)), []
+        else:
             return None
         for row in (*decodes, *chunks):
             row.sequence.computed += row.count
             row.sequence.pending += row.samples
-        return Plan(decodes, chunks, self.shapes.geometry(len(decodes), chunk))
+        return Plan(decodes, chunks, geometry)
 
     def _decodes(self) -> list[Row]:
         ready = [s for s in self.running if s.computed >= s.from_host]
-        rows = []
+        rows: list[Row] = []
         for sequence in ready:
             if sequence.slot is None or sequence.answered >= sequence.limit:
                 continue  # preempted just now, or waiting for its last token
@@ -187,18 +197,6 @@ class Scheduler:
             sequence.computed, sequence.from_host = 0, known
             self.running.append(sequence)
 
-    def _chunks(self) -> tuple[list[Row], tuple[int, int]]:
-        feeding = [s for s in self.running if s.computed < s.from_host]
-        if not feeding:
-            return [], (0, 0)
-        left = [s.from_host - s.computed for s in feeding]
-        chunk = self.shapes.chunk_for(left)
-        rows = []
-        for sequence, n in zip(feeding[: chunk[0]], left, strict=False):
-            count = min(n, chunk[1])
-            rows.append(Row(sequence, sequence.computed, count, count == n, False))
-        return rows, chunk
-
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence)
         sequence.computed = sequence.from_host = 0
@@ -211,3 +209,13 @@ class Scheduler:
         assert sequence.slot is not None
         self._slots.append(sequence.slot)
         sequence.slot = None
+
+
+def _chunks(feeding: list[Sequence], geometry: Geometry) -> list[Row]:
+    """Feeds the first few sequences the next piece of what they were admitted with."""
+    rows = []
+    for sequence in feeding[: geometry.chunks]:
+        left = sequence.from_host - sequence.computed
+        count = min(left, geometry.chunk_tokens)
+        rows.append(Row(sequence, sequence.computed, count, count == left, False))
+    return rows

@@ -29,7 +29,7 @@ def whole_logits(config: ModelConfig) -> Callable[[PyTree, Array], Array]:
 
 
 def padded(tokens: Sequence[int]) -> Array:
-    """Returns a sequence with zeros behind it; positions before them do not see them."""
+    """Returns a sequence with zeros behind it, which no token before them sees."""
     array = np.zeros(-(-len(tokens) // _ROUND) * _ROUND, np.int32)
     array[: len(tokens)] = tokens
     return jnp.asarray(array)

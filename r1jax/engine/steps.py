@@ -1,10 +1,6 @@
-"""The compiled step, for each of its few shapes, and the state it keeps on the device.
+"""The compiled step in its few shapes, and the state it keeps on the device."""
 
-A shape that is not compiled yet is never compiled on a request's path: the step waits
-for the background thread only if no larger compiled shape holds the plan.
-"""
-
-import threading
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -13,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import model
-from r1jax.cache import Geometry, Pools
+from r1jax.cache import Batch, Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing, sampling
 from r1jax.engine.types import MAX_LOGPROBS
@@ -22,7 +18,7 @@ from r1jax.typing import Array, PyTree
 Outputs = dict[str, Array]
 
 # What `layers.linear.matvecs` needs: sums in any order, in the widest registers.
-CPU_OPTIONS = {
+CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_enable_fast_math": True,
     "xla_cpu_prefer_vector_width": 512,
 }
@@ -59,7 +55,7 @@ def run_step(
       wants them, log-probabilities.
     """
     step = packing.unpack(ints, floats, geometry, columns)
-    batch = _with_device_tokens(step, newest).replace(by_rows=by_rows)
+    batch = _with_device_tokens(step, newest, by_rows)
     hidden, pools = model.step(config, params, pools, batch)
     logits = model.logits(params, hidden[step.last])
     slot = jnp.minimum(step.slot, len(newest) - 1)
@@ -122,13 +118,16 @@ def _first_tokens(g: Geometry) -> np.ndarray:
     return np.concatenate([np.arange(g.decodes), chunks])
 
 
-def _with_device_tokens(step: packing.StepInput, newest: Array) -> Any:
+def _with_device_tokens(
+    step: packing.StepInput, newest: Array, by_rows: bool = False
+) -> Batch:
     """Fills in the tokens that only the device knows."""
     batch = step.batch
     rows = batch.token_rows()
     slot = jnp.minimum(step.slot[rows], len(newest) - 1)
     known = step.from_device[rows] == 0
-    return batch.replace(tokens=jnp.where(known, batch.tokens, newest[slot]))
+    tokens = jnp.where(known, batch.tokens, newest[slot])
+    return dataclasses.replace(batch, tokens=tokens, by_rows=by_rows)
 
 
 def _no_logprobs(logits: Array) -> tuple[Array, Array, Array]:
@@ -163,38 +162,32 @@ class Runner:
             "prompt": jnp.zeros(table, jnp.bool_),
             "answer": jnp.zeros(table, jnp.int32),
         }
+        held = (params, pools, self._newest, self._counts)
+        self._shapes = jax.tree.map(_shape_of, held)
         self._compiled: dict[tuple[str, Geometry], Any] = {}
-        self._lock = threading.Lock()
 
     def compile(self, geometry: Geometry) -> None:
-        """Compiles both programs of one shape, unless that was done."""
+        """Compiles both programs of one shape."""
         sizes = packing.fields(geometry, self._columns)
         size = sum(int(np.prod(shape)) for shape in sizes.values())
         ints = jax.ShapeDtypeStruct((size,), jnp.int32)
         floats = jax.ShapeDtypeStruct((6, geometry.rows), jnp.float32)
-        state = jax.tree.map(_shape_of, (self._newest, self._counts))
-        weights, pools = jax.tree.map(_shape_of, (self._params, self._pools))
-        run = partial(
-            run_step, self._config, geometry, self._columns, self._by_rows
-        )
+        state = self._shapes[2:]
+        weights, pools = self._shapes[:2]
+        run = partial(run_step, self._config, geometry, self._columns, self._by_rows)
         count = partial(count_tokens, geometry, self._columns)
         programs = {
             "run": (jax.jit(run, donate_argnums=(1, 2)), (weights, pools)),
             "count": (jax.jit(count, donate_argnums=(1,)), ()),
         }
         for name, (program, head) in programs.items():
-            with self._lock:
-                if (name, geometry) in self._compiled:
-                    continue
             traced = program.lower(*head, *state, ints, floats)
             done = traced.compile(compiler_options=self._compiler_options)
-            with self._lock:
-                self._compiled[name, geometry] = done
+            self._compiled[name, geometry] = done
 
     def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
-        """Starts a step and returns its outputs, which may not be computed yet."""
+        """Starts a step of a compiled shape; its outputs may not be computed yet."""
         g = plan.geometry
-        self.compile(g)
         ints, floats = packing.pack(plan, self._columns, self._slots, seeds)
         ints, floats = jax.device_put((ints, floats))
         if any(_penalized(row.sequence.sampling) for _, _, row in plan.placed()):

@@ -44,7 +44,8 @@ def visible(
     The context's first token has position `start`. A padding query (position -1) sees
     nothing.
     """
-    return jnp.arange(context) + start <= jnp.expand_dims(positions, -1)
+    keys = jnp.expand_dims(jnp.arange(context) + start, tuple(range(positions.ndim)))
+    return keys <= jnp.expand_dims(positions, -1)
 
 
 def attend_partial(
@@ -124,7 +125,9 @@ def attend_blocks(
         )
 
     last = jnp.max(positions) // tokens + 1
-    share = jax.lax.fori_loop(1, last, lambda i, s: merge(s, part(i)), part(jnp.int32(0)))
+    share = jax.lax.fori_loop(
+        1, last, lambda i, s: merge(s, part(i)), part(jnp.int32(0))
+    )
     return jax.vmap(lambda row: ungroup(row, q.shape[1]))(finish(share, q.dtype))
 
 

@@ -21,9 +21,11 @@ class Block(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        attention = Gqa if isinstance(c.attention, GqaConfig) else Mla
         self.attention_norm = RmsNorm(c.width, c.norm_eps)
-        self.attention = attention(c.attention, c.width, c.norm_eps)
+        if isinstance(c.attention, GqaConfig):
+            self.attention: nn.Module = Gqa(c.attention, c.width, c.norm_eps)
+        else:
+            self.attention = Mla(c.attention, c.width, c.norm_eps)
         self.mlp_norm = RmsNorm(c.width, c.norm_eps)
         if self.with_experts:
             assert c.moe is not None

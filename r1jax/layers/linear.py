@@ -63,9 +63,7 @@ def project(
 
 
 @typechecked
-def matvecs(
-    x: Float[Array, "T I"], turned: Float[Array, "O I"]
-) -> Float[Array, "T O"]:
+def matvecs(x: Float[Array, "T I"], turned: Float[Array, "O I"]) -> Float[Array, "T O"]:
     """Equals `x @ turned.T`; every weight is read once for all of a few rows.
 
     One reduction has an output for each row and each block of outputs, which XLA's

@@ -106,19 +106,17 @@ class Mla(nn.Module):
         else:
             self.q_down = Projection((d, c.q_rank), ("embed", "q_latent"))
             self.q_down_norm = RmsNorm(c.q_rank, self.eps, "q_latent")
-            self.q_up = Projection((c.q_rank, c.heads, head), ("q_latent", *up)
-            )
+            self.q_up = Projection((c.q_rank, c.heads, head), ("q_latent", *up))
         self.kv_down = Projection((d, c.latent_dim), ("embed", "latent"))
         self.kv_norm = RmsNorm(c.kv_rank, self.eps, "latent")
         self.k_up = Rebuild((c.kv_rank, c.heads, c.nope_dim))
         self.v_up = Rebuild((c.kv_rank, c.heads, c.value_dim))
-        self.o = Projection((c.heads, c.value_dim, d), (*up, "embed"), inputs=2
-        )
+        self.o = Projection((c.heads, c.value_dim, d), (*up, "embed"), inputs=2)
 
     def __call__(
         self, x: Array, turn: Rotation, context: Context | None
     ) -> tuple[Array, Context | None]:
-        """Attends from [T, D] tokens; returns [T, D] and the context with their latents.
+        """Attends from [T, D] tokens; returns [T, D] and the context with them.
 
         Without a context the tokens are one whole sequence.
         """

@@ -12,7 +12,6 @@ from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
 from r1jax.typing import Array, Float
 
-
 Expert = Callable[[Array], Array]
 TILE = 64  # rows of one expert that are multiplied at once
 

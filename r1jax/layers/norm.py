@@ -15,7 +15,8 @@ def rms_norm(
     """Normalises in float32, rounds to the input's dtype, then scales."""
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype) * scale
+    normed = (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype)
+    return normed * jnp.expand_dims(scale, tuple(range(x.ndim - 1)))
 
 
 class RmsNorm(nn.Module):

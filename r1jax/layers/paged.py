@@ -11,7 +11,7 @@ from r1jax.typing import Array, Float
 # Context tokens that rows read together; more costs memory, less costs loop turns.
 BLOCK_TOKENS = 256
 
-# From a getter of pool entries by name to keys [..., K, S, H] and values [..., K, W, S].
+# From a getter of what pools hold to keys [..., K, S, H] and values [..., K, W, S].
 Read = Callable[[Callable[[str], Array]], tuple[Array, Array]]
 
 

@@ -1,0 +1,1 @@
+"""The model behind an OpenAI-compatible HTTP interface: `python -m r1jax.serve`."""

@@ -1,0 +1,107 @@
+"""A request that is understood: its choices, and the shape to answer in."""
+
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from r1jax.answer import Delta
+from r1jax.serve.errors import ApiError, bad_request
+from r1jax.serve.generation import Choice
+from r1jax.serve.protocol import StreamOptions
+
+_LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity; vLLM writes this too
+
+
+class Shape(Protocol):
+    """Writes answers the way one endpoint does."""
+
+    def chunks(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+        """Writes one delta of one choice as the chunks of a stream."""
+
+    def usage_chunk(self) -> dict[str, Any]:
+        """Writes a chunk without choices, to carry the usage."""
+
+    def whole(self, answers: Sequence[Delta]) -> dict[str, Any]:
+        """Writes all finished choices as one response."""
+
+
+@dataclass
+class Job:
+    """One understood request. `prompt_tokens` counts every prompt once."""
+
+    choices: list[Choice]
+    shape: Shape
+    prompt_tokens: int
+    stream: bool
+    stream_options: StreamOptions | None
+
+
+@dataclass
+class Usage:
+    """Counts the tokens of one request while they come."""
+
+    prompt_tokens: int
+    completion_tokens: int = field(default=0, init=False)
+    reasoning_tokens: int = field(default=0, init=False)
+
+    def add(self, delta: Delta) -> None:
+        """Counts what a delta holds."""
+        self.completion_tokens += len(delta.token_ids)
+        self.reasoning_tokens += delta.reasoning_tokens
+
+    def body(self) -> dict[str, Any]:
+        """Writes OpenAI's usage object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
+
+
+def identity(prefix: str, model: str) -> dict[str, Any]:
+    """Gives the fields that every piece of one answer repeats."""
+    number = f"{prefix}-{secrets.token_hex(12)}"
+    return {"id": number, "created": int(time.time()), "model": model}
+
+
+def finite(logprob: float) -> float:
+    """Gives a log-probability that JSON can write."""
+    return logprob if math.isfinite(logprob) else _LOWEST_LOGPROB
+
+
+def check_length(tokens: int, context: int, param: str) -> None:
+    """Refuses a prompt that leaves no room for an answer.
+
+    Raises:
+      ApiError: 400 with the code `context_length_exceeded`.
+    """
+    if tokens >= context:
+        raise bad_request(
+            f"the prompt has {tokens} tokens",
+            f"the context holds {context}, the answer included",
+            f"shorten the prompt to at most {context - 1} tokens",
+            param,
+            "context_length_exceeded",
+        )
+
+
+def check_model(name: str | None, served: Sequence[str]) -> str:
+    """Gives the name to answer under; none asked for means the first one served.
+
+    Raises:
+      ApiError: 404, the model is not served here.
+    """
+    if name is None or name in served:
+        return name or served[0]
+    raise ApiError(
+        404,
+        f"the model '{name[:200]}' is not served here",
+        f"this server has {', '.join(served)}",
+        f"ask for '{served[0]}'",
+        param="model",
+        code="model_not_found",
+    )

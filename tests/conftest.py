@@ -1,0 +1,49 @@
+"""Strict JAX on eight CPU devices, toy models, and one source of random numbers."""
+
+import functools
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jax
+import numpy as np
+import pytest
+
+from r1jax import parameters
+from r1jax.config import ModelConfig
+from r1jax.presets import preset
+from r1jax.typing import PyTree
+
+jax.config.update("jax_num_cpu_devices", 8)  # any test may use a mesh
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Toy models spend their time in the compiler, not in what it compiles.
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+@functools.cache
+def _config(family: str) -> ModelConfig:
+    return preset(f"tiny-{family}")
+
+
+@functools.cache
+def _params(family: str) -> PyTree:
+    config = _config(family)
+    return jax.jit(lambda: parameters.init(config, jax.random.key(0)))()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Gives the toy config of a family: r1, qwen2, llama or qwen3."""
+    return _config
+
+
+@pytest.fixture(scope="session")
+def tiny_params():
+    """Gives a family's toy parameters, float32; the same ones each time."""
+    return _params
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Gives random numbers that are the same in every run."""
+    return np.random.default_rng(0)

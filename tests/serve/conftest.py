@@ -1,0 +1,252 @@
+"""The real application over HTTP, before a model that recites instead of thinking."""
+
+import contextlib
+import dataclasses
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import httpx
+import pytest
+import uvicorn
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
+from r1jax.errors import RequestError
+from r1jax.serve.app import ServeOptions, create_app
+from r1jax.text.tokenizer import Tokenizer
+
+BOS, EOS = "<bos>", "<eos>"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+)
+THOUGHT, ANSWER = "Ünë pénsée: 1+1 → 2.", "It is 2. 🎉 Done\n"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    """One token a byte, the tags of R1, and a plain chat template."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(letters)}
+    backend = Backend(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([BOS, EOS])
+    tags = ("<think>", "</think>", "<｜Assistant｜>")
+    backend.add_tokens([AddedToken(tag, special=False) for tag in tags])
+    backend.save(str(folder / "tokenizer.json"))
+    config = {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "add_bos_token": True,
+        "chat_template": TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return Tokenizer.from_directory(folder)
+
+
+class FakeEngine:
+    """Recites a text after any prompt, from a thread per request.
+
+    While `go` is cleared no token comes. `prompts` and `samplings` are what was
+    submitted, `cancelled` what was called off before its end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
+        self.tokenizer, self.text = tokenizer, text
+        self.options = EngineOptions(max_model_len=256, page_size=32)
+        self.max_model_len = 256
+        self.prompts: list[list[int]] = []
+        self.samplings: list[SamplingParams] = []
+        self.cancelled: set[int] = set()
+        self.finished: list[str] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.failure: str | None = None
+        self.pace = 0.0  # seconds between tokens
+        self.threads: list[threading.Thread] = []
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        on_event: Callable[[Event], None],
+    ) -> int:
+        if max(prompt) >= self.tokenizer.vocab_size or min(prompt) < 0:
+            raise RequestError("an id is out of range", "unknown", "use known ones")
+        number = len(self.prompts)
+        self.prompts.append(list(prompt))
+        self.samplings.append(sampling)
+        thread = threading.Thread(
+            target=self._recite, args=(number, sampling, on_event), daemon=True
+        )
+        self.threads.append(thread)
+        thread.start()
+        return number
+
+    def _recite(self, number, sampling, on_event) -> None:
+        def emit(**fields) -> None:
+            if fields.get("finish"):
+                self.finished.append(fields["finish"])
+            on_event(Event(number, **fields))
+
+        tokens = self.tokenizer.encode(self.text)
+        if sampling.seed is not None:
+            tokens += self.tokenizer.encode(str(sampling.seed))
+        limit = min(sampling.max_tokens or 1000, self.max_model_len)
+        for position, token in enumerate([*tokens, self.tokenizer.eos_id]):
+            while not self.go.wait(0.005) and number not in self.cancelled:
+                pass
+            time.sleep(self.pace)
+            if number in self.cancelled:
+                return emit(finish="abort")
+            if self.failure:
+                return emit(finish="error", error=self.failure)
+            stops = (self.tokenizer.eos_id, *sampling.stop_token_ids)
+            finish = "stop" if token in stops else None
+            if finish is None and position + 1 >= limit:
+                finish = "length"
+            logprobs = {}
+            if sampling.logprobs is not None:
+                top = [(token, -0.5), (7, float("-inf"))][: sampling.logprobs]
+                logprobs = {"logprob": -0.5, "top_logprobs": tuple(top)}
+            emit(token=token, finish=finish, **logprobs)
+            if finish:
+                return None
+        return None
+
+    def cancel(self, request_id: int) -> None:
+        self.cancelled.add(request_id)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=1, waiting=2, pages_used=3, pages_total=12, prompt_tokens=5
+        )
+
+    def close(self) -> None:
+        self.cancelled.update(range(len(self.prompts)))
+        for thread in self.threads:
+            thread.join(5)
+
+
+class FakeLLM:
+    """What the server sees of a loaded model."""
+
+    def __init__(self, tokenizer: Tokenizer, reasoning: bool = True) -> None:
+        text = f"{THOUGHT}\n</think>\n\n{ANSWER}" if reasoning else ANSWER
+        self.tokenizer = tokenizer
+        self.engine = FakeEngine(tokenizer, text)
+        self.reasoning = reasoning
+        self.default_sampling = SamplingParams(temperature=0.6, top_p=0.95)
+        self.parameter_count, self.dtype = 1234, "float32"
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+
+@pytest.fixture
+def llm(tokenizer) -> Iterator[FakeLLM]:
+    """A reasoning model."""
+    fake = FakeLLM(tokenizer)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def plain_llm(tokenizer) -> Iterator[FakeLLM]:
+    """A model that does not think."""
+    fake = FakeLLM(tokenizer, reasoning=False)
+    yield fake
+    fake.close()
+
+
+@dataclasses.dataclass
+class Site:
+    """A running server: its address, its application, and a client for it."""
+
+    url: str
+    app: object
+    client: httpx.Client
+
+    def chat(self, **body) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": "1+1?"}], **body}
+        return self.client.post("/v1/chat/completions", json=body)
+
+    def complete(self, **body) -> httpx.Response:
+        return self.client.post("/v1/completions", json={"prompt": "1+1", **body})
+
+    def events(self, path: str, **body) -> list[dict]:
+        """Reads a stream to its end, without the final [DONE]."""
+        response = self.client.post(path, json={"stream": True, **body})
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in response.text.split("\n\n") if line]
+        assert lines.pop() == "data: [DONE]"
+        return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+@contextlib.contextmanager
+def running(llm: FakeLLM, **options) -> Iterator[Site]:
+    """Serves a model on a free port."""
+    app = create_app(llm, ServeOptions(**{"names": ["recital", "alias"], **options}))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        with httpx.Client(base_url=url, timeout=20) as client:
+            yield Site(url, app, client)
+    finally:
+        app.state.admission.abort()
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def site(llm) -> Iterator[Site]:
+    """A server of the reasoning model."""
+    with running(llm) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def door(tokenizer) -> Iterator[Site]:
+    """A server that tests share, for what it refuses at the door."""
+    fake = FakeLLM(tokenizer)
+    with running(fake) as site:
+        yield site
+    fake.close()
+
+
+@pytest.fixture
+def plain_site(plain_llm) -> Iterator[Site]:
+    """A server of the model that does not think."""
+    with running(plain_llm) as site:
+        yield site
+
+
+@pytest.fixture
+def serve() -> Callable[..., contextlib.AbstractContextManager[Site]]:
+    """Starts servers with options of the test's own."""
+    return running
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """Waits until something comes true."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline, "it never came true"
+            time.sleep(0.005)
+
+    return wait

@@ -1,0 +1,169 @@
+"""The command: what it says, how it refuses, how it stops."""
+
+import json
+import os
+import re
+import signal
+import socket
+import threading
+
+import httpx
+import pytest
+
+from r1jax.errors import CheckpointError
+from r1jax.serve import __main__ as command
+
+
+@pytest.fixture
+def load(llm, monkeypatch):
+    """Loads the fake model; keeps the arguments it was asked with."""
+    calls = []
+
+    def fake_load(source, **arguments):
+        calls.append((source, arguments))
+        return llm
+
+    monkeypatch.setattr(command, "load", fake_load)
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """Gives the process its own signal handlers back."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Visitor(threading.Thread):
+    """Runs a visit once the server has said where it listens, then a signal."""
+
+    def __init__(self, monkeypatch, visit, number=signal.SIGTERM):
+        super().__init__()
+        self.visit, self.number = visit, number
+        self.seen = None
+        self.said = threading.Event()
+        startup = command._Server.startup
+
+        async def startup_and_tell(server, sockets):
+            await startup(server, sockets)
+            self.url = "http://{}:{}".format(*sockets[0].getsockname()[:2])
+            self.said.set()
+
+        monkeypatch.setattr(command._Server, "startup", startup_and_tell)
+        self.start()
+
+    def run(self):
+        assert self.said.wait(10)
+        try:
+            self.seen = self.visit(self.url)
+        finally:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serves_until_a_signal_and_exits_well(load, monkeypatch, capsys, number):
+    visitor = Visitor(monkeypatch, lambda url: httpx.get(f"{url}/v1/models"), number)
+    assert command.main(["--port", "0", "--max-num-seqs", "4", "some/model"]) == 0
+    visitor.join()
+    assert visitor.seen.json()["data"][0]["id"] == "some/model"
+    assert load == [("some/model", {"max_num_seqs": 4})]
+    said = capsys.readouterr().out
+    for row in (
+        "model +some/model",
+        "parameters +1,234",
+        "dtype +float32",
+        r"device +\w+",
+        "context +256 tokens",
+        "cache +384 tokens",
+    ):
+        assert re.search(f"^{row}$", said, re.MULTILINE)
+    assert re.search(rf"^listening +{visitor.url}/v1$", said, re.MULTILINE)
+
+
+def test_the_curl_line_is_right(load, monkeypatch, capsys):
+    def visit(url):
+        line = capsys.readouterr().out.splitlines()[-1]
+        address, _, body = re.fullmatch(
+            r"try:  curl (\S+) -H 'Content-Type: (\S+)' -d '(.*)'", line
+        ).groups()
+        return httpx.post(address, json=json.loads(body))
+
+    visitor = Visitor(monkeypatch, visit)
+    command.main(["--port", "0"])
+    visitor.join()
+    assert visitor.seen.status_code == 200
+
+
+def test_running_requests_may_finish(load, llm, monkeypatch):
+    llm.engine.pace = 0.01
+
+    def visit(url):
+        body = {"prompt": "a", "max_tokens": 60, "stream": True}
+        self_kill = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+        self_kill.start()
+        text = httpx.post(f"{url}/v1/completions", json=body, timeout=20).text
+        self_kill.join()
+        return text
+
+    visitor = Visitor(monkeypatch, visit)
+    assert command.main(["--port", "0"]) == 0
+    visitor.join()
+    assert visitor.seen.endswith("data: [DONE]\n\n")
+    assert llm.engine.finished == ["stop"] or llm.engine.finished == ["length"]
+
+
+def test_requests_that_take_too_long_are_told_why(load, llm, monkeypatch):
+    llm.engine.go.clear()
+
+    def visit(url):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, timeout=20)
+
+    visitor = Visitor(monkeypatch, visit)
+    assert command.main(["--port", "0", "--shutdown-timeout", "0"]) == 0
+    visitor.join()
+    assert visitor.seen.status_code == 503
+    assert visitor.seen.json()["error"]["code"] == "shutting_down"
+    assert llm.engine.finished == ["abort"]
+
+
+def refused(capsys, *arguments):
+    assert command.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    what, why, fix = captured.err.splitlines()
+    assert why.startswith("  why: ")
+    assert fix.startswith("  fix: ")
+    return what
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--prot", "1"], "unrecognized arguments: --prot"),
+        (["--port", "x"], "argument --port: invalid whole_number value: 'x'"),
+        (["--max-num-seqs", "0"], "argument --max-num-seqs: 0 is less than 1"),
+        (["--port", "70000"], "argument --port: 70000 is more than 65535"),
+        (["--host", "256.0.0.1"], "cannot listen on 256.0.0.1"),
+    ],
+)
+def test_bad_flags_are_refused_in_three_lines(load, capsys, arguments, what):
+    assert refused(capsys, *arguments).startswith(what)
+    assert not load
+
+
+def test_a_taken_port_is_refused_before_the_model_is_loaded(load, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert refused(capsys, "--port", port).endswith(f"port {port}")
+    assert not load
+
+
+def test_a_bad_source_is_refused_in_three_lines(capsys, monkeypatch):
+    def fail(source, **arguments):
+        raise CheckpointError(f"there is nothing at {source}", "no such path", "see")
+
+    monkeypatch.setattr(command, "load", fail)
+    assert refused(capsys, "--port", "0", "nowhere") == "there is nothing at nowhere"

@@ -1,0 +1,67 @@
+"""Any mesh gives the one-device logits, and what cannot be placed is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import model, parameters, sharding
+from r1jax.errors import ShardingError
+from r1jax.presets import NAMES, preset
+
+TOKENS = np.arange(3, 40) % 90
+
+
+@pytest.fixture(scope="module", params=["tiny-r1", "tiny-qwen2"])
+def placed(request):
+    config = preset(request.param)
+    params = parameters.init(config, jax.random.key(7))
+    return config, params, parameters.logical_axes(config)
+
+
+@pytest.mark.parametrize(("data", "tensor"), [(1, 2), (2, 2), (4, 1)])
+def test_any_mesh_gives_the_one_device_logits(placed, data, tensor):
+    config, params, axes = placed
+
+    def run(params, tokens):
+        return model.logits(params, model.forward(config, params, tokens))
+
+    tokens = jnp.asarray(TOKENS)
+    alone = jax.jit(run)(params, tokens)
+    mesh = sharding.make_mesh(data, tensor)
+    where = sharding.shardings(params, axes, mesh, "tensor")
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    cut = jax.device_put(params, where)
+    together = sharding.pjit(run, (where, whole))(cut, tokens)
+    np.testing.assert_allclose(together, alone, atol=2e-5 * np.abs(alone).max())
+    assert len(together.devices()) == data * tensor
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_can_be_placed(name):
+    config = preset(name)
+    abstract, axes = parameters.abstract(config), parameters.logical_axes(config)
+    mesh = sharding.make_mesh(1, 2)
+    where = sharding.shardings(abstract, axes, mesh, "tensor")
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+    assert total / 2 <= sharding.device_bytes(abstract, where) < total
+
+
+def test_a_misspelt_axis_is_refused():
+    with pytest.raises(ShardingError, match="unknown logical axis 'expert'"):
+        sharding.spec(("expert",), (8,), sharding.make_mesh(1, 2), "tensor")
+
+
+def test_two_dimensions_on_one_mesh_axis_are_refused():
+    with pytest.raises(ShardingError, match="two dimensions"):
+        sharding.spec(("heads", "mlp"), (8, 8), sharding.make_mesh(1, 2), "tensor")
+
+
+def test_a_size_that_does_not_divide_is_refused_with_numbers():
+    with pytest.raises(ShardingError, match="size 9 over 2 devices"):
+        sharding.spec(("heads",), (9,), sharding.make_mesh(1, 2), "tensor")
+
+
+def test_a_mesh_larger_than_the_machine_is_refused():
+    with pytest.raises(ShardingError, match="data 64 x tensor 64"):
+        sharding.make_mesh(64, 64)
