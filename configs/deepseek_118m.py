@@ -1,10 +1,10 @@
 """A DeepSeek-V3 of 118M parameters: what benchmarks on small machines measure.
 
-    python -m r1jax.serve deepseek-118m
+    python -c "import r1jax; print(r1jax.load('deepseek-118m').generate([[3, 4, 5]]))"
 
 Hardware: a laptop. The weights take 472 MB in float32, and the cache 9,216 bytes a
 token; 41.0M parameters are at work on each token, embedding and head included.
-Expect words without sense: the weights are random.
+Expect tokens without sense: the weights are random.
 """
 
 from ml_collections import ConfigDict

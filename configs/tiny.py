@@ -1,8 +1,8 @@
 """Every part of the real models at toy size: for tests, laptops and reading.
 
-    python -m r1jax.serve tiny-r1
+    python -c "import r1jax; print(r1jax.load('tiny-r1').generate([[3, 4, 5]]))"
 
-Hardware: any. Expect words without sense: the weights are random.
+Hardware: any. Expect tokens without sense: the weights are random.
 
 Argument: the family. Between them they have every switch that the released models
 have (and a tied head, which none of those has but other Llamas do). Contexts reach

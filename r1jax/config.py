@@ -216,7 +216,8 @@ class ModelConfig:
         fields["attention"] = _build(kind, attention, "attention")
         if fields.get("moe") is not None:
             fields["moe"] = _build(MoeConfig, fields["moe"], "moe")
-        fields["eos_ids"] = tuple(fields.get("eos_ids", ()))
+        if "eos_ids" in fields:
+            fields["eos_ids"] = tuple(fields["eos_ids"])
         return _build(cls, fields, "model")
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
 
 THINK = "<think>\n"
+NO_THOUGHT = "\n\n</think>\n\n"
 Message = Mapping[str, Any]
 
 
@@ -158,18 +159,36 @@ class LLM:
         text, thinking = self.render(messages)
         return self._start(self.tokenizer.encode(text), sampling, stop, thinking)
 
-    def render(self, messages: Sequence[Message]) -> tuple[str, bool | None]:
-        """Returns a conversation as the prompt, and whether it opens the thinking.
+    def render(
+        self,
+        messages: Sequence[Message],
+        thinking: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[str, bool | None]:
+        """Returns a conversation as a prompt, and whether the answer begins in thought.
 
-        A model that reasons is made to: where its template does not open the thinking,
-        `<think>` is added. None stands for a model that does not reason.
+        A model that reasons is made to think: where its template does not open the
+        thinking, `<think>` is added. With `thinking` off the prompt ends in an empty
+        thought, as R1 writes it when it answers at once. For a model that does not
+        reason the second value is None.
+
+        Args:
+          messages: As in OpenAI's API.
+          thinking: Whether the model is to think.
+          variables: For the chat template.
+
+        Raises:
+          TextError: The template refuses the messages, or there is none.
         """
-        text = self.tokenizer.render_chat(messages)
+        text = self.tokenizer.render_chat(messages, **(variables or {}))
         if not self.reasoning:
             return text, None
-        if not prompt_opens_thinking(text):
-            text += THINK
-        return text, True
+        opened = prompt_opens_thinking(text)
+        if thinking:
+            return (text if opened else text + THINK), True
+        if text.rstrip().endswith("</think>"):
+            return text, False
+        return (text.rstrip("\n") if opened else text + "<think>") + NO_THOUGHT, False
 
     def close(self) -> None:
         """Stops the engine, if it runs."""

@@ -5,6 +5,7 @@ while step n still runs, then reads step n's tokens as one small array and hands
 request its own. Other threads only append to two inboxes.
 """
 
+import atexit
 import random
 import threading
 from collections.abc import Callable
@@ -46,7 +47,13 @@ class _InFlight:
 
 
 class Engine:
-    """Serves many requests at once from one set of parameters."""
+    """Serves many requests at once from one set of parameters.
+
+    Attributes:
+      config: The model.
+      options: The limits.
+      failure: Why no step can run any more; None while all is well.
+    """
 
     def __init__(
         self,
@@ -95,7 +102,7 @@ class Engine:
         self._cancelled: list[int] = []
         self._wake = threading.Condition()
         self._closing = False
-        self._failure: str | None = None
+        self.failure: str | None = None
         self._next_id = 0
         self._draw = random.Random(seed)
         self._stats = EngineStats(pages_total=pages.total)
@@ -110,6 +117,8 @@ class Engine:
         ]
         for thread in self._threads:
             thread.start()
+        # A thread that is compiling when the interpreter dies takes it down with it.
+        atexit.register(self.close)
 
     @property
     def max_model_len(self) -> int:
@@ -136,10 +145,10 @@ class Engine:
         if sampling.max_tokens is not None:
             limit = min(limit, sampling.max_tokens)
         with self._wake:
-            if self._failure or self._closing:
+            if self.failure or self._closing:
                 raise RequestError(
                     "the engine does not take requests",
-                    self._failure or "it is shutting down",
+                    self.failure or "it is shutting down",
                     "restart the server and look at its log",
                 )
             self._next_id += 1
@@ -167,7 +176,8 @@ class Engine:
             )
 
     def close(self) -> None:
-        """Ends all requests with "abort" and stops the thread."""
+        """Ends all requests with "abort" and stops the threads."""
+        atexit.unregister(self.close)
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -202,9 +212,9 @@ class Engine:
         try:
             self._loop()
         except (R1jaxError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-            self._failure = f"a step failed: {error}"
+            self.failure = f"a step failed: {error}"
             for sequence, on_event in self._everything():
-                on_event(Event(sequence.id, finish="error", error=self._failure))
+                on_event(Event(sequence.id, finish="error", error=self.failure))
             raise
 
     def _loop(self) -> None:

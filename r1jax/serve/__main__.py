@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(arguments)
         with _bind(args.host, args.port) as listener:
             given = {name: getattr(args, name) for name in _LOAD_FLAGS}
+            _keep_compiled(args.compilation_cache)
             llm = load(args.source, **{k: v for k, v in given.items() if v is not None})
+            _ = llm.tokenizer  # what has none cannot be served
             try:
                 return _serve(llm, args, listener)
             finally:
@@ -157,6 +159,14 @@ def invite(options: ServeOptions, address: Sequence[Any]) -> str:
     )
 
 
+def _keep_compiled(folder: str) -> None:
+    """Lets JAX keep compiled programs, unless its own setting says where already."""
+    if folder and jax.config.jax_compilation_cache_dir is None:
+        path = str(Path(folder).expanduser())
+        jax.config.update("jax_compilation_cache_dir", path)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 def _name(source: str | None) -> str:
     """Names the model after its file or directory, or as it was asked for."""
     if source is None:
@@ -218,7 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-num-seqs", type=_whole(1), help="sequences that run at once")
     add("--max-num-batched-tokens", type=_whole(1), help="tokens of a prefill step")
     add("--page-size", type=_whole(1), help="tokens in a page of the cache")
-    add("--num-pages", type=_whole(1), help="pages in the cache")
+    add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
+    add("--num-pages", type=_whole(2), help="pages in the cache")
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
     add("--seed", type=int, help="for random weights, and for requests without one")
     return parser
@@ -231,6 +242,8 @@ _SOURCE = (
 _MEMORY = (
     "share of the free memory that the cache may take, if --num-pages is not given"
 )
+_CACHE = "~/.cache/r1jax/compiled"
+_COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
 _BODY = "longest request body (%(default)s)"
 _QUEUE = "sequences that may wait before new requests get 503 (%(default)s)"
 _BEAT = "seconds of silence before a stream sends a comment, 0 for none (%(default)s)"

@@ -8,7 +8,6 @@ from r1jax.serve.errors import bad_request
 from r1jax.serve.generation import Choice
 from r1jax.serve.job import Job, check_length, finite, identity
 from r1jax.serve.protocol import ChatRequest
-from r1jax.text.reasoning import prompt_opens_thinking
 from r1jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -42,7 +41,9 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
         )
     if request.max_completion_tokens is not None:
         request.max_tokens = request.max_completion_tokens
-    text, thinking = _prompt(request, llm)
+    variables = _template_variables(request, llm.tokenizer)
+    turns = [message.turn() for message in request.messages]
+    text, thinking = llm.render(turns, _wants_thinking(request), variables)
     prompt = llm.tokenizer.encode(text)
     check_length(len(prompt), llm.engine.max_model_len, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
@@ -63,28 +64,6 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
     ]
     shape = ChatShape(llm.tokenizer, model, thinking, request.logprobs)
     return Job(choices, shape, len(prompt), request.stream, request.stream_options)
-
-
-def _prompt(request: ChatRequest, llm: "LLM") -> tuple[str, bool | None]:
-    """Renders the messages; also tells where the answer begins (see AnswerBuilder).
-
-    A reasoning model is made to think, by an opened `<think>` where the template does
-    not put one. If the request asks for no thinking, the prompt ends in an empty
-    thought, as R1 writes it when it answers without thinking.
-    """
-    variables = _template_variables(request, llm.tokenizer)
-    turns = [message.turn() for message in request.messages]
-    text = llm.tokenizer.render_chat(turns, **variables)
-    if not llm.reasoning:
-        return text, None
-    opened = prompt_opens_thinking(text)
-    if _wants_thinking(request):
-        return (text if opened else f"{text}<think>\n"), True
-    if text.rstrip().endswith("</think>"):
-        return text, False
-    if opened:
-        return text.rstrip("\n") + "\n\n</think>\n\n", False
-    return f"{text}<think>\n\n</think>\n\n", False
 
 
 def _template_variables(request: ChatRequest, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Backend
 
 from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
 from r1jax.errors import RequestError
+from r1jax.llm import LLM
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.text.tokenizer import Tokenizer
 
@@ -144,6 +145,8 @@ class FakeLLM:
         self.reasoning = reasoning
         self.default_sampling = SamplingParams(temperature=0.6, top_p=0.95)
         self.parameter_count, self.dtype = 1234, "float32"
+
+    render = LLM.render
 
     def close(self) -> None:
         self.engine.close()

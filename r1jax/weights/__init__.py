@@ -1,0 +1,7 @@
+"""Tensors at rest: opening, converting and restoring checkpoints."""
+
+from r1jax.weights.convert import Report, convert
+from r1jax.weights.source import Source, open_source
+from r1jax.weights.store import restore
+
+__all__ = ["Report", "Source", "convert", "open_source", "restore"]

@@ -1,0 +1,88 @@
+"""The one door: a path becomes a source of parameters, whatever kind it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from r1jax.config import ModelConfig
+from r1jax.errors import CheckpointError
+from r1jax.typing import PyTree
+from r1jax.weights.gguf import GgufCheckpoint
+from r1jax.weights.hf import HfCheckpoint
+from r1jax.weights.store import MANIFEST, OrbaxCheckpoint
+
+
+class Source(Protocol):
+    """A checkpoint that is opened and checked, its weights not read yet.
+
+    Attributes:
+      kind: "orbax", "hf" or "gguf".
+      path: The directory or file.
+      config: The model.
+      generation: Fields of generation_config.json; empty where there is none.
+    """
+
+    kind: str
+    path: Path
+    config: ModelConfig
+    generation: Mapping[str, Any]
+
+    @property
+    def tokenizer_directory(self) -> Path | None:
+        """The directory for `Tokenizer.from_directory`, or None."""
+        ...
+
+    @property
+    def tokenizer_fields(self) -> Mapping[str, Any] | None:
+        """The metadata for `Tokenizer.from_gguf_fields`, or None."""
+        ...
+
+    def params(
+        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+    ) -> PyTree:
+        """Reads the parameters: numpy arrays, or jax arrays where shardings are given.
+
+        Args:
+          dtype: Of all leaves but those that are always float32.
+          mtp: Whether to read the multi-token-prediction layers too.
+          shardings: A tree of shardings like the parameters; more is allowed.
+
+        Raises:
+          CheckpointError: The weights are damaged.
+        """
+        ...
+
+
+def open_source(
+    path: str | Path,
+) -> OrbaxCheckpoint | HfCheckpoint | GgufCheckpoint:
+    """Opens an r1jax checkpoint, a Hugging Face directory or a GGUF file.
+
+    A directory may also hold just one GGUF file.
+
+    Raises:
+      CheckpointError: Nothing is there, it is none of these, or it is broken.
+      ConfigError: It is of a model that r1jax does not have.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return GgufCheckpoint(path)
+    if (path / MANIFEST).exists():
+        return OrbaxCheckpoint(path)
+    if (path / "config.json").exists() or any(path.glob("*.safetensors")):
+        return HfCheckpoint(path)
+    inside = sorted(path.glob("*.gguf"))
+    if len(inside) == 1:
+        return GgufCheckpoint(inside[0])
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist",
+            "a model is a directory or a GGUF file",
+            "check the path",
+        )
+    raise CheckpointError(
+        f"{path} has no {MANIFEST}, no config.json and {len(inside)} GGUF files",
+        "it is no r1jax checkpoint (or half of one), no Hugging Face directory, and "
+        "which GGUF file is meant is not clear",
+        "name a directory with config.json and safetensors, or one GGUF file",
+    )

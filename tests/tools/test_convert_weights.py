@@ -1,0 +1,51 @@
+"""The converter's command line: a report, or three lines and exit code 2."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from golden_files import golden
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run():
+    """Runs the tool as a user does."""
+
+    def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "tools/convert_weights.py", *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return tool
+
+
+def test_prints_a_report_and_nothing_else(run, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(golden("deepseek_fp8_mtp").directory, source)
+    (source / "tokenizer.json").write_text("{}")
+    result = run("--input", source, "--output", tmp_path / "out", "--dtype", "float32")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "tensors in, 53 leaves out" in result.stdout
+    assert str(tmp_path / "out") in result.stdout
+    assert (tmp_path / "out" / "r1jax.json").exists()
+
+
+def test_bad_input_is_three_lines_and_exit_code_2(run, tmp_path):
+    result = run("--input", tmp_path / "nowhere", "--output", tmp_path / "out")
+    assert result.returncode == 2
+    what, why, fix = result.stderr.splitlines()
+    assert what.startswith("error: ")
+    assert "nowhere" in what
+    assert why.startswith("  why: ")
+    assert fix.startswith("  fix: ")

