@@ -144,7 +144,8 @@ def attend_rows(
 ) -> Float[Array, "B T N W"]:
     """Attention row by row and page by page, for a CPU; equal to `attend_blocks`.
 
-    No page is copied before it is used, and each row reads its own pages only.
+    No page is copied before it is used, and each row reads its own pages only. A long
+    row goes in tiles as long as a page, each of which stops at its own last page.
 
     Args:
       q: Queries.
@@ -155,8 +156,13 @@ def attend_rows(
       kv_heads: Key heads (K).
       scale: Multiplies the scores.
     """
+    rows, queries, *heads = q.shape
+    tile = tokens if queries % tokens == 0 else queries
+    tiles = queries // tile
+    where = positions.reshape(rows * tiles, tile)
+    table = jnp.repeat(page_table, tiles, axis=0)
 
-    def row(args: tuple[Array, Array, Array]) -> Array:
+    def one(args: tuple[Array, Array, Array]) -> Array:
         q, where, pages = args
         grouped = group(q, kv_heads)
 
@@ -169,7 +175,8 @@ def attend_rows(
         share = jax.lax.fori_loop(1, last, lambda i, s: merge(s, part(i)), first)
         return ungroup(finish(share, q.dtype), len(q))
 
-    return jax.lax.map(row, (q, positions, page_table))
+    q = q.reshape(rows * tiles, tile, *heads)
+    return jax.lax.map(one, (q, where, table)).reshape(rows, queries, *heads[:-1], -1)
 
 
 def group(q: Float[Array, "T N H"], kv_heads: int) -> Float[Array, "K M H"]:

@@ -77,11 +77,15 @@ def rotate(
     are permuted alike, so their products do not change (and this is the order in
     which keys are cached).
     """
-    cos, sin = turn[0][:, None, :], turn[1][:, None, :]
+    tokens, heads, width = x.shape
     wide = x.astype(jnp.float32)
     if interleaved:
-        first, second = wide[..., 0::2], wide[..., 1::2]
+        pairs = jnp.swapaxes(wide.reshape(tokens, heads, width // 2, 2), 2, 3)
     else:
-        first, second = jnp.split(wide, 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+        pairs = wide.reshape(tokens, heads, 2, width // 2)
+    cos, sin = (jnp.expand_dims(part, (1, 2)) for part in turn)
+    sign = jnp.array([-1.0, 1.0]).reshape(1, 1, 2, 1)
+    # (first cos - second sin, second cos + first sin), without a concatenation, which
+    # XLA's CPU backend computes one value at a time.
+    turned = pairs * cos + jnp.flip(pairs, 2) * (sin * sign)
+    return turned.reshape(x.shape).astype(x.dtype)

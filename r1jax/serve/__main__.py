@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -161,7 +162,7 @@ def invite(options: ServeOptions, address: Sequence[Any]) -> str:
 
 def _keep_compiled(folder: str) -> None:
     """Lets JAX keep compiled programs, unless its own setting says where already."""
-    if folder and jax.config.jax_compilation_cache_dir is None:
+    if folder and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         path = str(Path(folder).expanduser())
         jax.config.update("jax_compilation_cache_dir", path)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

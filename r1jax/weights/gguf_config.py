@@ -64,7 +64,7 @@ def from_gguf(
     keys = _Keys(fields, architecture)
     try:
         return _model(keys, FAMILIES[architecture], vocab_size, tied_head, rope_factors)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(
             f"the metadata has a value of the wrong kind: {error}",
             "sizes are integers and scales are numbers",

@@ -13,19 +13,27 @@ from r1jax.weights.store import MANIFEST, OrbaxCheckpoint
 
 
 class Source(Protocol):
-    """A checkpoint that is opened and checked, its weights not read yet.
+    """A checkpoint that is opened and checked, its weights not read yet."""
 
-    Attributes:
-      kind: "orbax", "hf" or "gguf".
-      path: The directory or file.
-      config: The model.
-      generation: Fields of generation_config.json; empty where there is none.
-    """
+    @property
+    def kind(self) -> str:
+        """One of "orbax", "hf" and "gguf"."""
+        ...
 
-    kind: str
-    path: Path
-    config: ModelConfig
-    generation: Mapping[str, Any]
+    @property
+    def path(self) -> Path:
+        """The directory or file."""
+        ...
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model."""
+        ...
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """Fields of generation_config.json; empty where there is none."""
+        ...
 
     @property
     def tokenizer_directory(self) -> Path | None:
