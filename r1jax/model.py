@@ -115,7 +115,7 @@ def for_cpu(params: PyTree) -> PyTree:
 
     def turn(path: Any, leaf: Array) -> Any:
         names = [k.key for k in path]
-        if names[-2:] == ["router", "kernel"] or names[-2] in ("k_up", "v_up"):
+        if names[-2:] == ["router", "kernel"]:
             return leaf
         if names[-1] == "kernel":
             inputs = 2 if names[-2] == "o" else 1

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from r1jax.cache import Context, Part, flat
 from r1jax.config import MlaConfig
 from r1jax.layers.attention import attend, visible
-from r1jax.layers.linear import Projection, weight
+from r1jax.layers.linear import Kernel, Projection, Turned, weight
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, rotate, softmax_scale
@@ -165,5 +165,9 @@ class Rebuild(nn.Module):
             1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2)
         )
         axes = ("latent", "heads", "head_dim")
-        kernel: Array = weight(self, "kernel", init, axes, self.shape)
+        kernel: Kernel = weight(self, "kernel", init, axes, self.shape)
+        if isinstance(kernel, Turned):
+            # Nothing moves: XLA folds this into the products that follow.
+            heads_first = kernel.array.reshape(*self.shape[1:], self.shape[0])
+            return jnp.moveaxis(heads_first, -1, 0)
         return kernel

@@ -8,6 +8,7 @@ that any rows of a tensor can be read from any thread.
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def _weight_map(directory: Path) -> dict[str, str]:
     path = directory / INDEX
     tensors = read_json(path).get("weight_map")
     if not isinstance(tensors, dict) or not all(
-        isinstance(shard, str) for shard in tensors.values()
+        isinstance(shard, str) and "\0" not in shard for shard in tensors.values()
     ):
         raise CheckpointError(
             f"{path}: weight_map is not a table of tensor and file names",
@@ -117,12 +118,12 @@ def _inside(directory: Path, name: str) -> Path:
     The hub's cache is made of links from `snapshots/REVISION/` to `blobs/`, so these
     are followed.
     """
-    home = directory.resolve()
-    allowed = (home, home.parent.parent / "blobs")
+    home = Path(os.path.realpath(directory))
     path = home / name
-    if Path(name).name != name or path.resolve().parent not in allowed:
+    target = Path(os.path.realpath(path))
+    if target.parent not in (home, home.parent.parent / "blobs"):
         raise CheckpointError(
-            f"{directory / INDEX}: the shard {name!r} leads to {path.resolve()}",
+            f"{directory / INDEX}: the shard {name!r} leads to {target}",
             "a checkpoint's files must lie in its own directory",
             "copy the file there, and name it without a path in the index",
         )
