@@ -20,7 +20,9 @@ CORE = [
     "numpy",
     "optax",
     "orbax-checkpoint",
+    "protobuf",
     "sentencepiece",
+    "tensorstore",
     "tokenizers",
     "tqdm",
 ]

@@ -66,7 +66,7 @@ def from_hf(fields: Mapping[str, Any]) -> ModelConfig:
             "the value decides shapes or mathematics and has no safe default",
             "take the config.json that was released with the weights",
         ) from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(
             f"config.json of a {family} model has a value of the wrong kind: {error}",
             "sizes are integers and scales are numbers",

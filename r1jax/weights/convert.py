@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from r1jax import parameters
-from r1jax.errors import CheckpointError
+from r1jax.errors import CheckpointError, ConfigError
 from r1jax.weights import leaves, store
 from r1jax.weights.gguf import GgufCheckpoint
 from r1jax.weights.hf import TOKENIZER_FILES, TOKENIZERS, HfCheckpoint
@@ -78,9 +78,16 @@ def convert(
     Raises:
       CheckpointError: The source is broken or has no tokenizer, the output is not
         empty, or there is no room for it.
-      ConfigError: The source is of a model that r1jax does not have.
+      ConfigError: The source is of a model that r1jax does not have, or the dtype is
+        not one of `DTYPES`.
     """
     began = time.perf_counter()
+    if dtype not in DTYPES:
+        raise ConfigError(
+            f"dtype is {dtype!r}",
+            f"weights are kept as {', '.join(DTYPES)}",
+            "choose one of them",
+        )
     checkpoint, output = _opened(source), Path(output).absolute()
     _check_tokenizer(checkpoint)
     planned = leaves.plan(checkpoint, jnp.dtype(dtype), mtp=True)

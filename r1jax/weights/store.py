@@ -15,10 +15,11 @@ every read checks.
 its final name afterwards: a checkpoint with a manifest is whole.
 """
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ class LeafWriter:
     """Writes one leaf, unit by unit in order, and takes its digest on the way."""
 
     def __init__(self, directory: Path, leaf: Leaf, axes: tuple[str, ...]) -> None:
-        """Makes the leaf's array; `axes` are its logical axes."""
+        """Makes the leaf's array; `axes` are its logical axes.
+
+        Raises:
+          CheckpointError: The disk is full or fails.
+        """
         self._digest = hashlib.sha256()
         self._leaf = leaf
         codecs = [
@@ -56,21 +61,22 @@ class LeafWriter:
             {"name": "crc32c"},
         ]
         grid = {"chunk_shape": _chunk_shape(leaf, axes)}
-        self._array = ts.open(
-            {
-                "driver": "zarr3",
-                "kvstore": f"file://{directory / '.'.join(leaf.path)}/",
-                "metadata": {
-                    "shape": list(leaf.shape),
-                    "data_type": leaf.dtype.name,
-                    "chunk_grid": {"name": "regular", "configuration": grid},
-                    "codecs": codecs,
+        with self._told():
+            self._array = ts.open(
+                {
+                    "driver": "zarr3",
+                    "kvstore": f"file://{directory / '.'.join(leaf.path)}/",
+                    "metadata": {
+                        "shape": list(leaf.shape),
+                        "data_type": leaf.dtype.name,
+                        "chunk_grid": {"name": "regular", "configuration": grid},
+                        "codecs": codecs,
+                    },
+                    "create": True,
+                    "store_data_equal_to_fill_value": True,
                 },
-                "create": True,
-                "store_data_equal_to_fill_value": True,
-            },
-            context=_UNSYNCED,
-        ).result()
+                context=_UNSYNCED,
+            ).result()
 
     def write(self, index: tuple[int, ...], unit: np.ndarray) -> None:
         """Writes a unit; the array must not change until this returns.
@@ -78,10 +84,16 @@ class LeafWriter:
         Raises:
           CheckpointError: The disk is full or fails.
         """
-        try:
+        with self._told():
             written = self._array[index].write(unit)
             self._digest.update(unit.view(np.uint8).reshape(-1).data)
             written.result()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tells the user of a failing disk."""
+        try:
+            yield
         except (ValueError, OSError) as error:
             raise CheckpointError(
                 f"leaf {'/'.join(self._leaf.path)} cannot be written",

@@ -13,7 +13,7 @@ import pytest
 
 from golden_files import GOLDENS
 from r1jax import parameters
-from r1jax.errors import CheckpointError
+from r1jax.errors import CheckpointError, ConfigError
 from r1jax.weights import convert, leaves, open_source, restore, store
 
 CHUNKED = "deepseek_yarn"
@@ -146,22 +146,24 @@ def test_a_gguf_file_is_converted_with_its_tokenizer(tmp_path, same):
     same(opened.params(), source.params("bfloat16"))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, CheckpointError])
 def test_a_conversion_that_stops_leaves_nothing(hf_copy, tmp_path, monkeypatch, error):
     source, output = hf_copy("qwen2"), tmp_path / "output"
-    before = sorted(tmp_path.iterdir())
+    before = [source]
     write, writes = store.LeafWriter.write, []
 
-    def stop(self, *arguments):
-        writes.append(1)
-        if len(writes) == 5:
-            raise error
-        write(self, *arguments)
+    def stop(self, index, unit):
+        if self._leaf.path[-2] == "down" and index == (0,):
+            raise error("stop")
+        writes.append((self._leaf.path[-2], index))
+        write(self, index, unit)
 
     monkeypatch.setattr(store.LeafWriter, "write", stop)
     with pytest.raises(error):
         convert(source, output)
     assert sorted(tmp_path.iterdir()) == before
+    assert ("down", (1,)) not in writes
 
 
 def test_a_broken_weight_leaves_nothing(hf_copy, tmp_path, edit):
@@ -279,3 +281,22 @@ def test_a_half_made_checkpoint_is_not_opened(converted):
     (partial / "r1jax.json").unlink()
     with pytest.raises(CheckpointError, match="half of one"):
         open_source(partial)
+
+
+def test_a_disk_that_fails_is_one_error(hf_copy, tmp_path, monkeypatch):
+    make = store.ts.open
+
+    def fail(spec, **more):
+        if "final_norm" in spec["kvstore"]:
+            raise ValueError("RESOURCE_EXHAUSTED: no space left on device")
+        return make(spec, **more)
+
+    monkeypatch.setattr(store.ts, "open", fail)
+    with pytest.raises(CheckpointError, match="final_norm/scale") as error:
+        convert(hf_copy("qwen2"), tmp_path / "output")
+    assert "no space left" in str(error.value)
+
+
+def test_only_known_dtypes_are_written(hf_copy, tmp_path):
+    with pytest.raises(ConfigError, match="int8"):
+        convert(hf_copy("qwen2"), tmp_path / "output", dtype="int8")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from golden_files import golden
-from r1jax.config import GqaConfig, Llama3Scaling, MlaConfig, RopeConfig
+from r1jax.config import GqaConfig, Llama3Scaling, MlaConfig, RopeConfig, Yarn
 from r1jax.errors import CheckpointError, ConfigError
 from r1jax.weights import open_source
 from r1jax.weights.gguf import GgufCheckpoint, load_params
@@ -243,6 +243,63 @@ def test_the_scaling_of_the_llama_distills_is_found_from_its_factors(factor):
     read = from_gguf(fields, 10, False, llama3_factors(config))
     assert read.attention.rope == rope
     assert read.norm_eps == 1e-5
+
+
+def latent_fields() -> dict[str, object]:
+    """R1's metadata as early converters wrote it."""
+    return {"general.architecture": "deepseek2"} | {
+        f"deepseek2.{key}": value
+        for key, value in {
+            "block_count": 61,
+            "embedding_length": 7168,
+            "feed_forward_length": 18432,
+            "leading_dense_block_count": 3,
+            "context_length": 163840,
+            "attention.head_count": 128,
+            "attention.head_count_kv": 128,
+            "attention.key_length": 192,
+            "attention.value_length": 128,
+            "attention.q_lora_rank": 1536,
+            "attention.kv_lora_rank": 512,
+            "attention.layer_norm_rms_epsilon": np.float32(1e-6),
+            "rope.dimension_count": 64,
+            "rope.freq_base": 10000.0,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 40.0,
+            "rope.scaling.original_context_length": 4096,
+            "rope.scaling.yarn_log_multiplier": np.float32(0.1),
+            "expert_count": 256,
+            "expert_used_count": 8,
+            "expert_shared_count": 1,
+            "expert_feed_forward_length": 2048,
+            "expert_weights_scale": 2.5,
+            "expert_weights_norm": True,
+            "expert_gating_func": 2,
+        }.items()
+    }
+
+
+def test_files_of_r1_older_than_the_keys_of_expert_groups_still_have_them():
+    config = from_gguf(latent_fields(), 129280, False, None)
+    assert (config.moe.expert_groups, config.moe.groups_per_token) == (8, 4)
+    assert config.attention.rope.scaling == Yarn(40.0, 4096, softmax_mscale=1.0)
+    assert (config.attention.nope_dim, config.norm_eps) == (128, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("general.architecture", "gemma3", "gemma3"),
+        ("deepseek2.expert_gating_func", 1, "expert_gating_func"),
+        ("deepseek2.rope.scaling.type", "linear", "linear"),
+        ("deepseek2.attention.kv_lora_rank", None, "kv_lora_rank"),
+        ("deepseek2.block_count", "many", "many"),
+    ],
+)
+def test_other_mathematics_are_refused_by_name(key, value, named):
+    fields = latent_fields() | {key: value}
+    with pytest.raises(ConfigError, match=named):
+        from_gguf(fields, 129280, False, None)
 
 
 def test_llama_factors_of_one_mean_no_scaling(tmp_path):

@@ -392,6 +392,9 @@ CORRUPTIONS = {
     "an index with an absolute path": index_to("{outside}"),
     "an index leading through a link": index_to("link.safetensors"),
     "an index that is no JSON": text_of(INDEX, "{", "JSON"),
+    "an index with a name that is none": text_of(
+        INDEX, '{"weight_map": {"a": "\\u0000"}}', "weight_map"
+    ),
     "an index without a map": text_of(INDEX, "{}", "weight_map"),
     "a config that is no JSON": text_of("config.json", "{]", "is not JSON"),
     "a config that is no object": text_of("config.json", "[]", "object"),
