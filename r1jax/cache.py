@@ -132,9 +132,10 @@ class Part:
 
     def block(self, name: str, index: Int[Array, ""], pages: int) -> Array:
         """Returns `pages` pages of each row's context, [B, J, K, ...]."""
-        columns = jax.lax.dynamic_slice_in_dim(
-            self.page_table, index * pages, pages, axis=1
-        )
+        # A slice past the end would be moved back; page 0 fills the last block.
+        missing = -self.page_table.shape[1] % pages
+        table = jnp.pad(self.page_table, ((0, 0), (0, missing)))
+        columns = jax.lax.dynamic_slice_in_dim(table, index * pages, pages, axis=1)
         return self.pools[name][self.layer, columns]
 
 

@@ -61,6 +61,8 @@ def attend_partial(
     peak = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - peak)
     total = jnp.sum(weights, axis=-1, keepdims=True)
+    # What no query sees may be anything, and nothing times infinity is not nothing.
+    v = jnp.where(jnp.expand_dims(mask.any(axis=-2), -2), v, 0)
     mixed = _mix(weights.astype(v.dtype), v).astype(jnp.float32)
     return Partial(mixed, peak, total)
 
