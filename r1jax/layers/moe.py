@@ -24,9 +24,11 @@ def experts_all(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Arra
     shares = _shares(routes, len(x), _count(down))
 
     def add(i: Array, total: Array) -> Array:
-        return total + _expert(gate_up, down, i)(x) * shares[i][:, None]
+        y = _expert(gate_up, down, i)(x).astype(jnp.float32)
+        return total + y * shares[i][:, None]
 
-    return jax.lax.fori_loop(0, _count(down), add, jnp.zeros_like(x))
+    zeros = jnp.zeros(x.shape, jnp.float32)
+    return jax.lax.fori_loop(0, _count(down), add, zeros).astype(x.dtype)
 
 
 def experts_used(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
@@ -37,9 +39,11 @@ def experts_used(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Arr
 
     def add(i: Array, total: Array) -> Array:
         expert = order[i]
-        return total + _expert(gate_up, down, expert)(x) * shares[expert][:, None]
+        y = _expert(gate_up, down, expert)(x).astype(jnp.float32)
+        return total + y * shares[expert][:, None]
 
-    return jax.lax.fori_loop(0, chosen.sum(), add, jnp.zeros_like(x))
+    zeros = jnp.zeros(x.shape, jnp.float32)
+    return jax.lax.fori_loop(0, chosen.sum(), add, zeros).astype(x.dtype)
 
 
 def experts_sorted(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
@@ -70,7 +74,8 @@ def experts_sorted(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> A
     out = jax.lax.fori_loop(0, _count(down), one, jnp.zeros_like(rows))
     back = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
     by_token = out[back].reshape(tokens, per_token, -1)
-    return jnp.einsum("TXD,TX->TD", by_token, weights.astype(x.dtype))
+    total = jnp.einsum("TXD,TX->TD", by_token.astype(jnp.float32), weights)
+    return total.astype(x.dtype)
 
 
 def _count(kernel: Kernel) -> int:
