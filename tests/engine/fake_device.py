@@ -1,0 +1,59 @@
+"""A device without arrays, so that the host's part of the engine is tested by itself.
+
+`FakeDevice` keeps its cache page by page as the real one does, and its model is a
+function of the whole context as read back from those pages: a page lost, shared or
+stale makes a wrong token.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from r1jax.engine.scheduler import Plan
+
+VOCABULARY = 50
+
+
+def next_token(context: tuple[int, ...]) -> int:
+    """The fake model."""
+    return hash(context) % VOCABULARY
+
+
+class FakeDevice:
+    """Runs plans at once; `simple_answer` is what must come out."""
+
+    def __init__(self, page_size: int, slots: int) -> None:
+        self.page_size = page_size
+        self.cache: dict[tuple[int, int], int] = {}
+        self.newest = [-1] * slots
+
+    def run(self, plan: Plan) -> np.ndarray:
+        """Feeds a step's tokens; returns each row's next one, -1 where none counts."""
+        tokens = np.full(plan.geometry.rows, -1)
+        sampled = {}
+        for _, _, row in plan.placed():
+            sequence = row.sequence
+            assert sequence.slot is not None
+            for at in range(row.start, row.start + row.count):
+                fed = self.newest[sequence.slot] if row.decode else sequence.tokens[at]
+                self.cache[self._place(sequence, at)] = fed
+        for number, _, row in plan.placed():
+            if row.samples:
+                end = row.start + row.count
+                places = [self._place(row.sequence, at) for at in range(end)]
+                token = next_token(tuple(self.cache[place] for place in places))
+                sampled[row.sequence.slot] = tokens[number] = token
+        for slot, token in sampled.items():
+            self.newest[slot] = int(token)
+        return tokens
+
+    def _place(self, sequence: Any, at: int) -> tuple[int, int]:
+        return sequence.pages[at // self.page_size], at % self.page_size
+
+
+def simple_answer(prompt: list[int], tokens: int) -> list[int]:
+    """The fake model's answer, one token after the other."""
+    context = list(prompt)
+    for _ in range(tokens):
+        context.append(next_token(tuple(context)))
+    return context[len(prompt) :]
