@@ -99,8 +99,10 @@ def _pick(
     """Picks among the likeliest tokens; tells for which rows that settles it."""
     vocabulary, few = logits.shape[-1], ordered.shape[-1]
     warmth = jnp.where(rows.temperature > 0, rows.temperature, 1.0)[:, None]
-    log_total = jax.nn.logsumexp(logits / warmth, axis=-1, keepdims=True)
-    share = jnp.exp(ordered / warmth - log_total)
+    # Less the largest before dividing: a cold temperature would lose the difference.
+    peak = ordered[:, :1]
+    total = jnp.sum(jnp.exp((logits - peak) / warmth), axis=-1, keepdims=True)
+    share = jnp.exp((ordered - peak) / warmth) / total
     running = jnp.cumsum(share, axis=-1)
 
     limit = jnp.where(rows.top_k > 0, rows.top_k, vocabulary)[:, None]
