@@ -107,7 +107,7 @@ def several_blocks(monkeypatch):
     monkeypatch.setattr(paged, "BLOCK_TOKENS", 2 * PAGE)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["r1", "qwen3"])
 @pytest.mark.parametrize("form", ["blocks", "rows on a CPU"])
 def test_a_cache_fed_in_pieces_equals_the_whole_sequence(
     tiny, tiny_params, several_blocks, family, form

@@ -12,11 +12,10 @@ from r1jax.presets import NAMES, preset
 TOKENS = np.arange(3, 40) % 90
 
 
-@pytest.fixture(scope="module", params=["tiny-r1", "tiny-qwen2"])
-def placed(request):
-    config = preset(request.param)
-    params = parameters.init(config, jax.random.key(7))
-    return config, params, parameters.logical_axes(config)
+@pytest.fixture(scope="module", params=["r1", "qwen2"])
+def placed(request, tiny, tiny_params):
+    config = tiny(request.param)
+    return config, tiny_params(request.param), parameters.logical_axes(config)
 
 
 @pytest.mark.parametrize(("data", "tensor"), [(1, 2), (2, 2), (4, 1)])
