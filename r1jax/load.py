@@ -50,8 +50,8 @@ def load(
       page_size: Tokens in a page of the cache.
       num_pages: Pages in the cache; by default as many as all sequences need at full
         length, within the memory allowed.
-      memory_utilization: The share of the device's free memory that the cache may
-        take: 0.9 by default, on a CPU 0.1.
+      memory_utilization: The share of the device's memory, less the weights, that
+        the cache may take: 0.9 by default, on a CPU 0.1.
       seed: For a preset's random weights, and for requests that have no seed.
 
     Raises:
@@ -195,15 +195,18 @@ def _pages(
 
 
 def _free_bytes(config: ModelConfig, dtype: str) -> int:
-    """Returns the device's memory that nothing holds, the weights set aside."""
+    """Returns the device's memory less the weights.
+
+    Not what happens to be free: the pool's size is part of every compiled step, and
+    one that changes from start to start would find none of them in the cache.
+    """
     device = jax.devices()[0]
     weights = parameters.count(config) * jax.numpy.dtype(dtype).itemsize
     if device.platform == "cpu":
-        pages = os.sysconf("SC_AVPHYS_PAGES")
+        pages = os.sysconf("SC_PHYS_PAGES")
         return max(pages * os.sysconf("SC_PAGE_SIZE") - weights, 0)
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-    return max(free - weights, 0)
+    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+    return max(limit - weights, 0)
 
 
 def _sampling(generation: Mapping[str, Any]) -> SamplingParams:

@@ -178,7 +178,6 @@ class Scheduler:
             while not self.pages.grow(sequence.pages, sequence.computed + 1):
                 victim = self.running[-1]
                 self._preempt(victim)
-                rows = [row for row in rows if row.sequence is not victim]
                 if victim is sequence:
                     break
             else:
@@ -199,7 +198,6 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence)
-        sequence.computed = sequence.from_host = 0
         self.waiting.appendleft(sequence)
         self.preemptions += 1
 

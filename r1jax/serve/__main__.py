@@ -240,9 +240,7 @@ _SOURCE = (
     "an r1jax checkpoint, a Hugging Face model directory, a GGUF file, a preset or a "
     "Hugging Face name; the demonstration model if left out"
 )
-_MEMORY = (
-    "share of the free memory that the cache may take, if --num-pages is not given"
-)
+_MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
 _CACHE = "~/.cache/r1jax/compiled"
 _COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
 _BODY = "longest request body (%(default)s)"
