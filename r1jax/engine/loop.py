@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +108,11 @@ class Engine:
         self._draw = random.Random(seed)
         self._stats = EngineStats(pages_total=pages.total)
         self._shapes = shapes
-        for shape in shapes.first:
-            self._compile(shape)
+        with ThreadPoolExecutor() as pool:
+            for shape, _ in zip(
+                shapes.first, pool.map(self._runner.compile, shapes.first), strict=True
+            ):
+                shapes.open(shape)
         self._threads = [
             threading.Thread(
                 target=target, name=f"engine{target.__name__}", daemon=True

@@ -101,8 +101,8 @@ class Shapes:
         steady = [Geometry(n, 0, 0) for n in (*powers, most)]
         sizes = sorted({(1, short), (several, short), (1, longest)})
         mixed = [Geometry(most, *size) for size in sizes]
-        self.first = list(dict.fromkeys([mixed[0], steady[0], steady[-1]]))
-        self.rest = [g for g in (*mixed, *steady) if g not in self.first]
+        self.first = [mixed[0], steady[-1]]
+        self.rest = [g for g in (*steady, *mixed) if g not in self.first]
         self._open: list[Geometry] = []
 
     def open(self, geometry: Geometry) -> None:

@@ -147,7 +147,7 @@ def attend_rows(
     """Attention row by row and page by page, for a CPU; equal to `attend_blocks`.
 
     No page is copied before it is used, and each row reads its own pages only. A long
-    row goes in tiles as long as a page, each of which stops at its own last page.
+    row goes in tiles as long as two pages, each of which stops at its own last page.
 
     Args:
       q: Queries.
@@ -159,7 +159,7 @@ def attend_rows(
       scale: Multiplies the scores.
     """
     rows, queries, *heads = q.shape
-    tile = tokens if queries % tokens == 0 else queries
+    tile = 2 * tokens if queries % (2 * tokens) == 0 else queries
     tiles = queries // tile
     where = positions.reshape(rows * tiles, tile)
     table = jnp.repeat(page_table, tiles, axis=0)

@@ -31,7 +31,7 @@ def absorbed_is_cheaper(config: MlaConfig, tokens: int) -> bool:
 
 
 class LatentWeights(NamedTuple):
-    """What rebuilds keys [C, N, H] and values [C, N, W] from a latent."""
+    """What rebuilds keys [N, H, C] and values [N, W, C] from a latent."""
 
     k_up: Array
     v_up: Array
@@ -41,12 +41,12 @@ def expand(
     entry: Float[Array, "*B S CR"], weights: LatentWeights
 ) -> tuple[Float[Array, "*B N S HR"], Float[Array, "*B N W S"]]:
     """Rebuilds every head's keys and values from cached entries (eq. 9 to 19)."""
-    latent, k_rope = jnp.split(entry, [len(weights.k_up)], axis=-1)
-    k_nope = jnp.einsum("...SC,CNH->...NSH", latent, weights.k_up)
+    latent, k_rope = jnp.split(entry, [weights.k_up.shape[-1]], axis=-1)
+    k_nope = jnp.einsum("...SC,NHC->...NSH", latent, weights.k_up)
     shared = jnp.broadcast_to(
         jnp.expand_dims(k_rope, -3), (*k_nope.shape[:-1], k_rope.shape[-1])
     )
-    v = jnp.einsum("...SC,CNW->...NWS", latent, weights.v_up)
+    v = jnp.einsum("...SC,NWC->...NWS", latent, weights.v_up)
     return jnp.concatenate([k_nope, shared], axis=-1), v
 
 
@@ -71,9 +71,9 @@ def attend_absorbed(
     The rebuilding moves to the query and to the output, and all heads share one key:
     the cached entry, whose first C values are also the value.
     """
-    kv_rank, _, nope_dim = weights.k_up.shape
+    _, nope_dim, kv_rank = weights.k_up.shape
     q_nope, q_rope = jnp.split(q, [nope_dim], axis=-1)
-    q_latent = jnp.einsum("BTNH,CNH->BTNC", q_nope, weights.k_up)
+    q_latent = jnp.einsum("BTNH,NHC->BTNC", q_nope, weights.k_up)
 
     def read(get: Callable[[str], Array]) -> tuple[Array, Array]:
         entry = get("latent")
@@ -81,7 +81,7 @@ def attend_absorbed(
 
     absorbed = jnp.concatenate([q_latent, q_rope], axis=-1)
     mixed = attend_part(part, absorbed, read, kv_heads=1, scale=scale)
-    return jnp.einsum("BTNC,CNW->BTNW", mixed, weights.v_up)
+    return jnp.einsum("BTNC,NWC->BTNW", mixed, weights.v_up)
 
 
 class Mla(nn.Module):
@@ -160,14 +160,12 @@ class Rebuild(nn.Module):
 
     @nn.compact
     def __call__(self) -> Array:
-        """Returns the kernel [C, N, H]; the caller decides where it is multiplied."""
+        """Returns the kernel as [N, H, C]; the caller decides where it multiplies."""
         init = nn.initializers.variance_scaling(
             1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2)
         )
         axes = ("latent", "heads", "head_dim")
         kernel: Kernel = weight(self, "kernel", init, axes, self.shape)
         if isinstance(kernel, Turned):
-            # Nothing moves: XLA folds this into the products that follow.
-            heads_first = kernel.array.reshape(*self.shape[1:], self.shape[0])
-            return jnp.moveaxis(heads_first, -1, 0)
-        return kernel
+            return kernel.array.reshape(*self.shape[1:], self.shape[0])
+        return jnp.moveaxis(kernel, 0, -1)  # XLA folds this into the products

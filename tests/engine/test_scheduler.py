@@ -274,6 +274,6 @@ def test_a_shape_that_is_opened_later_is_used_from_then_on(later):
     shapes = Shapes(4, 8)
     for geometry in shapes.first:
         shapes.open(geometry)
-    assert shapes.steady(2) == Geometry(4, 0, 0)
-    shapes.open(Geometry(2, 0, 0))
+    assert shapes.steady(later) == Geometry(4, 0, 0)
+    shapes.open(Geometry(later, 0, 0))
     assert shapes.steady(later) == Geometry(later, 0, 0)

@@ -27,8 +27,8 @@ def part_of(rng, config, lengths, queries, by_rows, columns=5):
 
 
 def random_weights(rng, c):
-    k_up = rng.standard_normal((c.kv_rank, c.heads, c.nope_dim)) / c.kv_rank**0.5
-    v_up = rng.standard_normal((c.kv_rank, c.heads, c.value_dim)) / c.kv_rank**0.5
+    k_up = rng.standard_normal((c.heads, c.nope_dim, c.kv_rank)) / c.kv_rank**0.5
+    v_up = rng.standard_normal((c.heads, c.value_dim, c.kv_rank)) / c.kv_rank**0.5
     return LatentWeights(jnp.float32(k_up), jnp.float32(v_up))
 
 
@@ -62,9 +62,9 @@ def test_expanding_gives_every_head_the_same_rotated_key(rng, tiny):
     for head in range(c.heads):
         np.testing.assert_array_equal(k[head, :, c.nope_dim :], k_rope)
         np.testing.assert_allclose(
-            k[head, :, : c.nope_dim], latent @ weights.k_up[:, head], atol=1e-5
+            k[head, :, : c.nope_dim], latent @ weights.k_up[head].T, atol=1e-5
         )
-        np.testing.assert_allclose(v[head].T, latent @ weights.v_up[:, head], atol=1e-5)
+        np.testing.assert_allclose(v[head].T, latent @ weights.v_up[head].T, atol=1e-5)
 
 
 def test_r1_rebuilds_keys_from_171_query_tokens_on():
