@@ -103,10 +103,6 @@ class LLM:
         pools = cache.make_pools(self.config, pages, size, dtype)
         return Engine(self.config, self._arranged, pools, self.options, seed=self._seed)
 
-    @cached_property
-    def _whole_logits(self) -> Any:
-        return simple.whole_logits(self.config)
-
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """Returns float32 logits [T, V] at every position of one sequence.
 
@@ -114,8 +110,8 @@ class LLM:
           RequestError: The ids are empty or unknown to the model.
         """
         check_tokens(self.config, token_ids)
-        padded = simple.padded(token_ids)
-        logits = self._whole_logits(self._arranged, padded)
+        run = simple.whole_logits(self.config)
+        logits = run(self._arranged, simple.padded(token_ids))
         return np.asarray(logits[: len(token_ids)])
 
     def generate(

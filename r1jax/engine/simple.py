@@ -4,6 +4,7 @@ Every token runs the whole sequence again from its beginning. Slow, and believed
 sight.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,8 +20,9 @@ from r1jax.typing import Array, PyTree
 _ROUND = 64  # lengths are padded to a multiple, to compile less often
 
 
+@functools.cache
 def whole_logits(config: ModelConfig) -> Callable[[PyTree, Array], Array]:
-    """Returns the compiled function from a sequence [T] to its logits [T, V]."""
+    """Returns the function from a sequence [T] to its logits [T, V], compiled once."""
 
     def run(params: PyTree, tokens: Array) -> Array:
         return model.logits(params, model.forward(config, params, tokens))
