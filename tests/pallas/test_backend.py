@@ -17,6 +17,12 @@ def test_a_cpu_runs_the_references_and_a_gpu_its_own_kernels():
     assert backend.for_device("NVIDIA H200").kind == "gpu"
 
 
+def test_a_backend_may_be_a_static_argument():
+    double = jax.jit(lambda x, way: x * (2 if way.chip else 1), static_argnums=1)
+    assert double(1, backend.interpreted("v5e")) == 2
+    assert double(1, backend.REFERENCE) == 1
+
+
 def test_an_unknown_tpu_is_refused_by_name():
     with pytest.raises(ConfigError, match="'TPU v2'") as caught:
         backend.for_device("TPU v2")
