@@ -29,7 +29,7 @@ from r1jax.engine.types import (
     SamplingParams,
     check_tokens,
 )
-from r1jax.errors import ConfigError, R1jaxError, RequestError
+from r1jax.errors import ConfigError, RequestError
 from r1jax.typing import PyTree
 
 OnEvent = Callable[[Event], None]
@@ -215,7 +215,7 @@ class Engine:
         """The engine's thread: an outer edge, so it catches everything, once."""
         try:
             self._loop()
-        except (R1jaxError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+        except Exception as error:
             self.failure = f"a step failed: {error}"
             for sequence, on_event in self._everything():
                 on_event(Event(sequence.id, finish="error", error=self.failure))

@@ -35,7 +35,7 @@ class FakeRunner:
     """Runs a step when `permits` allows; breaks when `broken` is set."""
 
     permits: Permits | None = None
-    broken = False
+    broken: Exception | None = None
 
     def __init__(self, config, params, pools, slots, columns, on_cpu):
         self.device = FakeDevice(pools["key"].shape[3], slots)
@@ -47,7 +47,7 @@ class FakeRunner:
         if self.permits:
             self.permits.take()
         if self.broken:
-            raise RuntimeError("the device fell off")
+            raise self.broken
         assert {row.sequence.id for _, _, row in plan.placed()} <= set(seeds)
         return {"token": self.device.run(plan)}
 
@@ -57,7 +57,7 @@ def make_engine(monkeypatch):
     """Makes engines whose steps can be held (`paused`); closes them at the end."""
     engines = []
 
-    def make(*, paused=False, broken=False, pages=12, slots=2, eos=(), **options):
+    def make(*, paused=False, broken=None, pages=12, slots=2, eos=(), **options):
         class Runner(FakeRunner):
             permits = Permits() if paused else None
 
@@ -244,8 +244,9 @@ def test_closing_aborts_everyone_and_refuses_more(make_engine):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failing_step_tells_everyone_and_refuses_more(make_engine):
-    engine, permits = make_engine(paused=True, broken=True)
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, ImportError])
+def test_a_failing_step_tells_everyone_and_refuses_more(make_engine, kind):
+    engine, permits = make_engine(paused=True, broken=kind("the device fell off"))
     answers = [submit(engine, [i])[1] for i in range(4)]
     permits.release(10)
     for answer in answers:
