@@ -1,6 +1,5 @@
 """No template reads what it should not, runs without end, or fills the memory."""
 
-
 import pytest
 
 from r1jax.errors import TextError
