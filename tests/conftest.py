@@ -23,6 +23,26 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+_SAMPLE = 15  # one of so many slow tests is run by --slow sample
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the choice of slow tests."""
+    parser.addoption("--slow", choices=["none", "sample", "all"], default="none")
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leaves out the slow tests that were not asked for."""
+    chosen = config.getoption("--slow")
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    kept = {"none": [], "sample": slow[::_SAMPLE], "all": slow}[chosen]
+    left = set(slow) - set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]
+
+
 @functools.cache
 def _config(family: str) -> ModelConfig:
     return preset(f"tiny-{family}")
