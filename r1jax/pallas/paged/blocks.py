@@ -1,0 +1,57 @@
+"""The rule for block sizes, where a kernel's table says nothing else."""
+
+import math
+
+from r1jax.pallas.paged.pool import LANES
+from r1jax.pallas.paged.shape import Blocks
+
+# Sequences that bring more tokens than this on average bring prompts, not guesses.
+_GUESSES = 4
+
+
+def fitted(blocks: Blocks, page: int, pages: int) -> Blocks:
+    """Rounds the keys of a block to whole pages, no more than a sequence can have."""
+    unit = math.lcm(page, LANES)
+    most = -(-page * pages // unit) * unit
+    keys = min(max(blocks.keys // unit, 1) * unit, most)
+    sizes = range(LANES, min(blocks.piece, keys) + 1, LANES)
+    piece = max(size for size in sizes if keys % size == 0)
+    group, queries = max(blocks.group, 1), max(blocks.queries, 1)
+    return Blocks(keys, piece, blocks.depth, group, queries, blocks.stripe)
+
+
+def decode(entry_bytes: int, rows: int, page: int, pages: int) -> Blocks:
+    """Returns the sizes for one new token a sequence.
+
+    A block is about a megabyte, so that the copy of the next ones takes longer than it
+    takes to begin; what is left of a sequence goes in pieces of 512.
+
+    Args:
+      entry_bytes: Of a token, all key heads.
+      rows: Query heads (N), which decide what a grid step's queries take of VMEM.
+      page: Tokens in a page.
+      pages: Pages of a sequence.
+    """
+    keys = 512 * max(1, min(4, 2**21 // entry_bytes // 512))
+    group = max(1, min(8, 256 // rows))
+    return fitted(Blocks(keys, 512, 3, group, 1, 512), page, pages)
+
+
+def mixed(
+    rows: int, tile_rows: int, tokens: int, sequences: int, page: int, pages: int
+) -> Blocks:
+    """Returns the sizes for any number of new tokens.
+
+    Args:
+      rows: Query heads of a key head (G).
+      tile_rows: Rows of a tile of a prompt's queries, about.
+      tokens: Flat tokens (T).
+      sequences: Rows of the page table (B).
+      page: Tokens in a page.
+      pages: Pages of a sequence.
+    """
+    queries = max(1, tile_rows // rows)
+    if tokens <= _GUESSES * sequences:
+        queries = min(queries, -(-tokens // sequences))
+    stripe = max(256, min(512, tile_rows // 2))
+    return fitted(Blocks(512, 512, 3, 1, queries, stripe), page, pages)
