@@ -1,0 +1,121 @@
+"""Block sizes by rule.
+
+Columns: a step's block of weights is a few MiB, enough to hide a step's start, and two
+of them leave room for the rows. Rows: all of them where they fit, so that they are read
+once. A tile as tall as the rows of an expert keeps the matrix units busy with few rows
+computed for nothing.
+"""
+
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+
+from r1jax.errors import ConfigError
+from r1jax.pallas.chips import Chip
+from r1jax.pallas.dequant import LANES, Scaling, chunk
+from r1jax.pallas.grouped_matmul.kernel import ALIGNED, Blocks, buffers
+
+# Up to here every row meets every used expert: loading the weights into the matrix
+# units takes longer than the rows do.
+FEW = 64
+_TILE, _REST = 256, 64
+# Rows in a step, and columns with many rows.
+_ROWS = 1024
+_COLUMNS = 512
+# With few rows, the weights' bytes to aim at in a step. A step's own bundles, about
+# 350, must be few beside its copy; the first step's copy hides behind nothing.
+_BYTES = {"v5e": 4 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
+# Terms of the sum in a pass: more keep the matrix units full, at the price of code and,
+# where parts of the sum have scales of their own, of registers.
+_TERMS = {"v5e": 2048, "v6e": 3584, "v7x": 2048}
+_TERMS_FEW, _TERMS_BLOCKED = 2048, 512
+
+
+def choose(
+    rows: Any, experts: int, weights: Any, scales: Any, kind: Scaling | None, chip: Chip
+) -> Blocks:
+    """Returns sizes for rows [M, D] of `experts` and weights [.., G, D, F]."""
+    count, depth = rows.shape
+    if count <= FEW:
+        held = tile = rest = count
+    else:
+        held = min(_round_up(count, ALIGNED), _ROWS)
+        mean = pl.next_power_of_2(pl.cdiv(count, experts))
+        tile = min(max(mean, _REST), _TILE, held)
+        rest = min(_REST, tile)
+    blocked = kind is not None and kind.depth < depth
+    most = _TERMS_BLOCKED if blocked else _TERMS[chip.name]
+    terms = chunk(depth, kind, _TERMS_FEW if tile <= FEW else most)
+    gates, columns = weights.shape[1], weights.shape[-1]
+    strip = gates * depth * LANES * jax.dtypes.itemsize_bits(weights.dtype) // 8
+    strips = 1 if tile > FEW else _BYTES[chip.name] // strip
+    least = 1 if count <= FEW else _COLUMNS // LANES
+    wide = _divide(columns, LANES * max(least, strips))
+    blocks = Blocks(held, tile, rest, wide, terms)
+    limit = 0.8 * chip.vmem_bytes
+    while sum(buffers(rows, weights, scales, kind, blocks).values()) > limit:
+        if blocks.columns > 2 * LANES or blocks.rows <= 4 * ALIGNED:
+            if blocks.columns <= LANES:
+                break
+            blocks = blocks._replace(columns=_divide(columns, blocks.columns // 2))
+        else:
+            held = _round_up(blocks.rows // 2, ALIGNED)
+            tile = min(blocks.tile, held)
+            blocks = blocks._replace(rows=held, tile=tile, rest=min(blocks.rest, tile))
+    return blocks
+
+
+def check(blocks: Blocks, rows: Any, weights: Any, kind: Scaling | None) -> None:
+    """Refuses sizes that the kernel cannot work with.
+
+    Raises:
+      ConfigError: Says which size and what it must divide.
+    """
+    count, depth = rows.shape
+    columns = weights.shape[-1]
+    step = depth if kind is None else kind.depth
+    whole = blocks.tile == blocks.rows
+    rules = {
+        "rows is all of them or a multiple of 16": (
+            blocks.rows == count or blocks.rows % ALIGNED == 0
+        ),
+        "tile is rows, or all three are multiples of 16 and rest <= tile < rows": (
+            whole
+            or (
+                not any(n % ALIGNED for n in (blocks.rows, blocks.tile, blocks.rest))
+                and blocks.rest <= blocks.tile < blocks.rows
+            )
+        ),
+        "columns is all of them or a multiple of 128": (
+            blocks.columns == columns or blocks.columns % LANES == 0
+        ),
+        "chunk divides D, in multiples of 128 and of a scale's block": (
+            blocks.chunk == depth
+            or (
+                depth % blocks.chunk == 0
+                and blocks.chunk % LANES == 0
+                and (step == depth or blocks.chunk % step == 0)
+            )
+        ),
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise ConfigError(
+            f"grouped_matmul cannot work with {blocks} on rows {rows.shape} and "
+            f"weights {weights.shape}",
+            "; ".join(broken),
+            "leave `blocks` out, or choose others",
+        )
+
+
+def _divide(columns: int, most: int) -> int:
+    """Returns a block of columns: the largest multiple of 128 that divides them."""
+    fits = [c for c in range(LANES, most + 1, LANES) if columns % c == 0]
+    if fits and 2 * fits[-1] > most:
+        return fits[-1]
+    return min(most, columns)
+
+
+def _round_up(value: int, step: int) -> int:
+    return pl.cdiv(value, step) * step

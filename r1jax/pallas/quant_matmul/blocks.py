@@ -1,0 +1,80 @@
+"""Block sizes by rule: a step's weights are a few MiB, or an eighth of the matrix.
+
+Fewer and larger steps cost less in themselves; but the first one's copy hides behind
+nothing, so a small matrix is cut into several.
+"""
+
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+
+from r1jax.errors import ConfigError
+from r1jax.pallas.chips import Chip
+from r1jax.pallas.dequant import LANES, Scaling, chunk
+from r1jax.pallas.quant_matmul.kernel import Blocks, buffers
+
+_BYTES = {"v5e": 3 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
+_STEPS = 8
+# Rows in a step, and terms of the sum in a pass of the main loop.
+_ROWS = 256
+_TERMS = 2048
+
+
+def choose(
+    x: Any, weights: Any, scales: Any, kind: Scaling | None, chip: Chip
+) -> Blocks:
+    """Returns sizes for x [T, D] and weights [L, D, F]."""
+    count, depth = x.shape
+    columns = weights.shape[-1]
+    strip = depth * LANES * jax.dtypes.itemsize_bits(weights.dtype) // 8
+    most = min(_BYTES[chip.name] // strip, columns // LANES // _STEPS)
+    # With many rows the sums fill the registers; with few, more columns fill the units.
+    wide = LANES * max(1 if strip * 4 > _BYTES[chip.name] else 2, most)
+    terms = chunk(depth, kind, _TERMS)
+    blocks = Blocks(min(count, _ROWS), min(columns, wide), terms)
+    limit = 0.8 * chip.vmem_bytes
+    while sum(buffers(x, weights, scales, kind, blocks).values()) > limit:
+        if blocks.columns > LANES:
+            half = pl.cdiv(blocks.columns // 2, LANES) * LANES
+            blocks = blocks._replace(columns=half)
+        elif blocks.rows >= 32:
+            blocks = blocks._replace(rows=blocks.rows // 32 * 16)
+        else:
+            break
+    return blocks
+
+
+def check(blocks: Blocks, x: Any, weights: Any, kind: Scaling | None) -> None:
+    """Refuses sizes that the kernel cannot work with.
+
+    Raises:
+      ConfigError: Says which size and what it must divide.
+    """
+    (count, depth), columns = x.shape, weights.shape[-1]
+    step = depth if kind is None else kind.depth
+    scaled = kind is None or kind.width == 1
+    rules = {
+        "rows is all of them or a multiple of 16": (
+            blocks.rows == count or blocks.rows % 16 == 0
+        ),
+        "columns is all of them or a multiple of 128": (
+            (blocks.columns == columns and scaled) or blocks.columns % LANES == 0
+        ),
+        "chunk is D, or divides it in multiples of 128 and of a scale's block": (
+            blocks.chunk == depth
+            or (
+                depth % blocks.chunk == 0
+                and blocks.chunk % LANES == 0
+                and (step == depth or blocks.chunk % step == 0)
+            )
+        ),
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        raise ConfigError(
+            f"quant_matmul cannot work with {blocks} on x {x.shape} and weights "
+            f"{weights.shape[1:]}",
+            "; ".join(broken),
+            "leave `blocks` out, or choose others",
+        )
