@@ -2,14 +2,18 @@
 
 A pool holds every layer's pages; page 0 belongs to nobody and takes the writes of
 padding. Keys are [L, P, K, Z, H] and values [L, P, K, W, Z], so that both products of
-attention run along the last axis; latents are [L, P, 1, Z, C + R].
+attention run along the last axis; latents are [L, P, 1, Z, C + R]. Kernels want keys
+and values side by side, [L, P, K, Z, 2 H], and latents [L, P, Z, E], padded to whole
+registers of 128 lanes.
 
 A step's tokens are flat: first R decode tokens, one for each of the first R rows, then
 C chunks of Q tokens, one for each of the last C rows:
 
     R = 3, C = 1, Q = 4      tokens  d0 d1 d2 | c0 c1 c2 c3     rows 0 1 2 3
 
-Rows and tokens that a step does not need are padding: length 0, position -1.
+Rows and tokens that a step does not need are padding: length 0, position -1. On a mesh
+that cuts sequences over D devices, tokens and rows are D such steps of one geometry,
+end to end, and page numbers count the pages of the device.
 """
 
 import math
@@ -20,9 +24,17 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.config import MlaConfig, ModelConfig
+from r1jax.sharding import Placement
+from r1jax.target import PLAIN, Target
 from r1jax.typing import Array, Int
 
 Pools = dict[str, Array]
+_LANES = 128
+# Logical axes of the pools that kernels use.
+POOL_AXES = {
+    "kv": ("layers", "pages", "kv_heads", None, None),
+    "latent": ("layers", "pages", None, None),
+}
 
 
 class Geometry(NamedTuple):
@@ -52,8 +64,8 @@ class Batch:
       positions: Each token's position in its sequence; -1 for padding.
       page_table: For each row its pages in order; 0 where it has none.
       lengths: For each row the context tokens after this step; 0 for padding.
-      geometry: The static shape.
-      by_rows: Whether attention goes row by row (on a CPU) or over all rows together.
+      geometry: The static shape, on one device.
+      target: What the step is compiled for.
     """
 
     tokens: Int[Array, " T"]
@@ -61,7 +73,7 @@ class Batch:
     page_table: Int[Array, "B J"]
     lengths: Int[Array, " B"]
     geometry: Geometry = flax.struct.field(pytree_node=False)
-    by_rows: bool = flax.struct.field(pytree_node=False, default=False)
+    target: Target = flax.struct.field(pytree_node=False, default=PLAIN)
 
     def token_rows(self) -> Int[Array, " T"]:
         """Returns the row of each token."""
@@ -70,26 +82,40 @@ class Batch:
         return jnp.concatenate([jnp.arange(g.decodes), chunks])
 
 
-def pool_shapes(config: ModelConfig, page_size: int) -> dict[str, tuple[int, ...]]:
+def pool_shapes(
+    config: ModelConfig, page_size: int, kernels: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Returns the shape of one page of one layer, by pool name."""
     attention = config.attention
     if isinstance(attention, MlaConfig):
-        return {"latent": (1, page_size, attention.latent_dim)}
+        width = attention.latent_dim
+        if kernels:
+            return {"latent": (page_size, -(-width // _LANES) * _LANES)}
+        return {"latent": (1, page_size, width)}
     heads, width = attention.kv_heads, attention.head_dim
+    if kernels:
+        return {"kv": (heads, page_size, 2 * width)}
     return {"key": (heads, page_size, width), "value": (heads, width, page_size)}
 
 
-def make_pools(config: ModelConfig, pages: int, page_size: int, dtype: Any) -> Pools:
+def make_pools(
+    config: ModelConfig,
+    pages: int,
+    page_size: int,
+    dtype: Any,
+    kernels: bool = False,
+) -> Pools:
     """Allocates zeroed pools of `pages` pages (page 0 included) of `page_size`."""
     return {
         name: jnp.zeros((config.layers, pages, *shape), dtype)
-        for name, shape in pool_shapes(config, page_size).items()
+        for name, shape in pool_shapes(config, page_size, kernels).items()
     }
 
 
-def token_bytes(config: ModelConfig, dtype: Any) -> int:
+def token_bytes(config: ModelConfig, dtype: Any, kernels: bool = False) -> int:
     """Returns the bytes of cache that one token takes over all layers."""
-    values = sum(math.prod(shape) for shape in pool_shapes(config, 1).values())
+    shapes = pool_shapes(config, 1, kernels).values()
+    values = sum(math.prod(shape) for shape in shapes)
     return values * config.layers * jnp.dtype(dtype).itemsize
 
 
@@ -103,7 +129,7 @@ class Part:
       positions: Of each token, -1 for padding.
       page_table: Of each row.
       start: Where the part's tokens begin in the flat step.
-      by_rows: As in `Batch`.
+      by_rows: As the target says.
     """
 
     pools: Pools
@@ -162,6 +188,23 @@ class Context:
             pools[name] = pool.at[index].set(values.astype(pool.dtype))
         return Context(pools, self.layer, batch)
 
+    def specs(self, placement: Placement) -> "Context":
+        """Returns where each array lies on a mesh, for a function of one device."""
+        b = self.batch
+        tokens = placement.spec(("tokens",), b.tokens.shape)
+        batch = b.replace(  # type: ignore[attr-defined]
+            tokens=tokens,
+            positions=tokens,
+            page_table=placement.spec(("rows", None), b.page_table.shape),
+            lengths=placement.spec(("rows",), b.lengths.shape),
+        )
+        pools: Any = {
+            name: placement.spec(POOL_AXES[name], pool.shape)
+            for name, pool in self.pools.items()
+        }
+        layer: Any = placement.spec((), ())
+        return Context(pools, layer, batch)
+
     def parts(self) -> list[Part]:
         """Returns the step's decodes and its chunks, leaving out what is empty."""
         b, g = self.batch, self.batch.geometry
@@ -173,7 +216,7 @@ class Context:
                 b.positions[start : start + rows * tokens].reshape(rows, tokens),
                 b.page_table[first : first + rows],
                 start,
-                b.by_rows,
+                b.target.by_rows,
             )
             for start, first, rows, tokens in cuts
             if rows

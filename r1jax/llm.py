@@ -17,6 +17,7 @@ from r1jax.engine import simple
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, Event, SamplingParams, check_tokens
 from r1jax.errors import TextError
+from r1jax.target import target_for
 from r1jax.text.reasoning import prompt_opens_thinking
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
@@ -34,6 +35,7 @@ class LLM:
       name: What it was loaded from.
       dtype: Of the weights, but for the few that are always float32.
       default_sampling: The checkpoint's own recommendation, or R1's.
+      target: What its steps are compiled for.
     """
 
     def __init__(
@@ -53,8 +55,8 @@ class LLM:
         self.parameter_count = parameters.count(config)
         self.options = options
         self._tokenizer, self._seed = tokenizer, seed
-        self._on_cpu = jax.devices()[0].platform == "cpu"
-        put = model.for_cpu if self._on_cpu else jax.device_put
+        self.target = target_for(jax.devices()[0].device_kind)
+        put = model.for_cpu if self.target.form == "cpu" else jax.device_put
         self._arranged = put(params)
         self._engine_lock = threading.Lock()
 
@@ -79,7 +81,7 @@ class LLM:
 
         On a CPU the engine keeps them in another arrangement, and this is a copy.
         """
-        if not self._on_cpu:
+        if self.target.form != "cpu":
             return self._arranged
         return model.from_cpu(self._arranged, parameters.abstract(self.config))
 
@@ -99,9 +101,18 @@ class LLM:
     def _engine(self) -> Engine:
         pages, size = self.options.num_pages, self.options.page_size
         assert pages is not None
-        dtype = jnp.dtype(self.dtype)
-        pools = cache.make_pools(self.config, pages, size, dtype)
-        return Engine(self.config, self._arranged, pools, self.options, seed=self._seed)
+        dtype, on = jnp.dtype(self.dtype), self.target
+        pools = cache.make_pools(self.config, pages, size, dtype, on.kernels)
+        engine = Engine(
+            self.config,
+            self._arranged,
+            pools,
+            self.options,
+            target=on,
+            seed=self._seed,
+        )
+        self._arranged = engine.params
+        return engine
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """Returns float32 logits [T, V] at every position of one sequence.

@@ -15,6 +15,7 @@ from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
+from r1jax.target import target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
 from r1jax.weights import Source, open_source
@@ -180,7 +181,8 @@ def _pages(
             "it is a share of the free memory, above 0 and at most 1",
             "choose a value such as 0.5",
         )
-    page_bytes = cache.token_bytes(config, dtype) * options.page_size
+    kernels = target_for(jax.devices()[0].device_kind).kernels
+    page_bytes = cache.token_bytes(config, dtype, kernels) * options.page_size
     each = -(-options.max_model_len // options.page_size)
     room = int(_free_bytes(config, dtype) * share / page_bytes) - 1
     if room < each:

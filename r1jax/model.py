@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from r1jax.cache import Batch, Context, Pools
 from r1jax.config import ModelConfig
 from r1jax.layers.block import Block
+from r1jax.layers.expert_kernels import Stacked
 from r1jax.layers.linear import Turned, project
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.rope import Rotation, rotation
@@ -79,17 +80,26 @@ def step(
     first = 0
     for group, size in group_sizes(config).items():
         block = group_block(config, group)
+        sliced, whole = params[group], None
+        if batch.target.kernels:
+            sliced, whole = _apart(params[group])
 
         def layer(
-            carry: tuple[Array, Pools, Array], p: PyTree, block: Block = block
+            carry: tuple[Array, Pools, Array],
+            p: PyTree,
+            block: Block = block,
+            first: int = first,
+            whole: PyTree = whole,
         ) -> tuple[tuple[Array, Pools, Array], None]:
             x, pools, index = carry
+            if whole is not None:
+                p = _together(p, whole, index - first)
             context = Context(pools, index, batch)
             out: Any = block.apply({"params": p}, x, turn, context)
             return (out[0], out[1].pools, index + 1), None
 
         carry = (x, pools, jnp.int32(first))
-        (x, pools, _), _ = _over_layers(layer, carry, params[group])
+        (x, pools, _), _ = _over_layers(layer, carry, sliced)
         first += size
     return _final_norm(config, params, x), pools
 
@@ -102,6 +112,21 @@ def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, None]:
             carry, _ = layer(carry, p)
         return carry, None
     return jax.lax.scan(layer, carry, stack)
+
+
+def _apart(stack: PyTree) -> tuple[PyTree, PyTree]:
+    """Parts what the scan slices by layer from what kernels read out of the stack."""
+    if "moe" not in stack:
+        return stack, None
+    moe = dict(stack["moe"])
+    experts = moe.pop("experts")
+    return {**stack, "moe": moe}, experts
+
+
+def _together(layer: PyTree, experts: PyTree, index: Array) -> PyTree:
+    """Undoes `_apart` for one layer."""
+    stacked = {name: Stacked(stack, index) for name, stack in experts.items()}
+    return {**layer, "moe": {**layer["moe"], "experts": stacked}}
 
 
 def for_cpu(params: PyTree) -> PyTree:

@@ -7,6 +7,7 @@ axis, and says nothing of sizes that do not divide: all three are refused here.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import jax
@@ -16,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from r1jax.errors import ShardingError
 from r1jax.typing import PyTree
 
-# Every logical axis that a parameter can have.
+# Every logical axis that a parameter can have, and those of a step's arrays: its flat
+# tokens, its rows (sequences), the cache's pages.
 AXES: Final = (
     "layers",
     "vocab",
@@ -33,12 +35,15 @@ AXES: Final = (
     "router",
     "experts",
     "expert_mlp",
+    "tokens",
+    "rows",
+    "pages",
 )
 
 MESH_AXES: Final = ("data", "tensor")
 
 # A rule set sends logical axes to mesh axes; what it does not name stays whole.
-RULES: Final[Mapping[str, Mapping[str, str]]] = {
+RULES: Final[Mapping[str, Mapping[str, str | tuple[str, ...]]]] = {
     # Heads, feed-forward and vocabulary are cut, experts lie whole on one device each;
     # every device sees every token and the partial results are summed.
     "tensor": {
@@ -47,6 +52,18 @@ RULES: Final[Mapping[str, Mapping[str, str]]] = {
         "kv_heads": "tensor",
         "mlp": "tensor",
         "experts": "tensor",
+    },
+    # Sequences and their cache are cut over data, heads and feed-forward over tensor,
+    # experts lie whole on one device each, of all there are.
+    "throughput": {
+        "tokens": "data",
+        "rows": "data",
+        "pages": "data",
+        "vocab": "tensor",
+        "heads": "tensor",
+        "kv_heads": "tensor",
+        "mlp": "tensor",
+        "experts": ("data", "tensor"),
     },
 }
 
@@ -69,37 +86,85 @@ def make_mesh(data: int, tensor: int) -> Mesh:
 
 
 def spec(
-    axes: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: str
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: str
 ) -> PartitionSpec:
-    """Resolves one array's logical axes.
+    """Resolves one array's logical axes; None is a dimension that stays whole.
 
     Raises:
       ShardingError: An axis is unknown, two dimensions go to one mesh axis, or a size
         does not divide; with the names and the numbers.
     """
-    placed: list[str | None] = []
+    placed: list[tuple[str, ...]] = []
     for axis, size in zip(axes, shape, strict=True):
-        if axis not in AXES:
+        if axis is not None and axis not in AXES:
             raise ShardingError(
                 f"unknown logical axis {axis!r} in {tuple(axes)}",
                 "Flax would leave that dimension whole and say nothing",
                 f"use one of {', '.join(AXES)}, or add it to sharding.AXES",
             )
-        target = RULES[rules].get(axis)
-        if target is not None and target in placed:
+        targets = mesh_axes(axis, rules)
+        for target in targets:
+            if any(target in others for others in placed):
+                raise ShardingError(
+                    f"two dimensions of {tuple(axes)} go to the mesh axis {target!r}",
+                    f"the rule set {rules!r} sends both there, and one would be "
+                    "dropped",
+                    "change the rule of one of them",
+                )
+        devices = math.prod(mesh.shape[target] for target in targets)
+        if size % devices:
             raise ShardingError(
-                f"two dimensions of {tuple(axes)} go to the mesh axis {target!r}",
-                f"the rule set {rules!r} sends both there, and one would be dropped",
-                "change the rule of one of them",
+                f"axis {axis!r} of size {size} over {devices} devices",
+                f"{size} is not a multiple of {devices}",
+                f"choose sizes of {' and '.join(map(repr, targets))} whose product "
+                f"divides {size}",
             )
-        if target is not None and size % mesh.shape[target]:
-            raise ShardingError(
-                f"axis {axis!r} of size {size} over {mesh.shape[target]} devices",
-                f"{size} is not a multiple of {mesh.shape[target]}",
-                f"choose a {target!r} size that divides {size}",
-            )
-        placed.append(target)
-    return PartitionSpec(*placed)
+        placed.append(targets)
+    return PartitionSpec(*[targets or None for targets in placed])
+
+
+def mesh_axes(axis: str | None, rules: str) -> tuple[str, ...]:
+    """Returns the mesh axes that a rule set cuts a logical axis over, major first."""
+    found = () if axis is None else RULES[rules].get(axis, ())
+    return (found,) if isinstance(found, str) else found
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A mesh and the rule set that is followed on it; hashable, for static use."""
+
+    mesh: Mesh
+    rules: str
+
+    def spec(self, axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+        """Resolves one array's logical axes; see `spec`."""
+        return spec(axes, shape, self.mesh, self.rules)
+
+    def mesh_axes(self, axis: str) -> tuple[str, ...]:
+        """Returns the mesh axes that a logical axis is cut over."""
+        return mesh_axes(axis, self.rules)
+
+    def devices(self, axis: str) -> int:
+        """Returns over how many devices a logical axis is cut."""
+        return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
+
+    def on_each(
+        self, function: Callable[..., Any], inputs: PyTree, outputs: PyTree
+    ) -> Callable[..., Any]:
+        """Runs a function on every device's own part of its arguments.
+
+        Args:
+          function: Sees only what lies on one device.
+          inputs: A `PartitionSpec` for each array of the arguments.
+          outputs: The same for its results.
+        """
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=inputs,
+            out_specs=outputs,
+            check_vma=False,  # kernels do not say over what their results vary
+        )
 
 
 def shardings(abstract: PyTree, axes: PyTree, mesh: Mesh, rules: str) -> PyTree:

@@ -7,6 +7,7 @@ import pytest
 from r1jax import cache
 from r1jax.cache import Batch, Context, Geometry, flat, make_pools, token_bytes
 from r1jax.presets import preset
+from r1jax.target import PLAIN
 
 PAGE = 4
 G = Geometry(decodes=3, chunks=2, chunk_tokens=5)
@@ -15,14 +16,14 @@ TABLE = [[7, 2, 0], [0, 0, 0], [1, 5, 3], [4, 6, 0], [8, 0, 0]]
 POSITIONS = [5, -1, 11, 3, 4, 5, 6, 7, 0, 1, -1, -1, -1]
 
 
-def batch_of(geometry=G, positions=POSITIONS, table=TABLE, by_rows=False):
+def batch_of(geometry=G, positions=POSITIONS, table=TABLE, target=PLAIN):
     return Batch(
         tokens=jnp.zeros(geometry.tokens, jnp.int32),
         positions=jnp.asarray(positions),
         page_table=jnp.asarray(table),
         lengths=jnp.zeros(geometry.rows, jnp.int32),
         geometry=geometry,
-        by_rows=by_rows,
+        target=target,
     )
 
 

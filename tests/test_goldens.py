@@ -22,6 +22,7 @@ from r1jax import cache, model
 from r1jax.engine import simple
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, SamplingParams
+from r1jax.target import CPU
 from r1jax.weights import convert, open_source
 
 DENSE = ("qwen2", "qwen2_tied", "llama", "qwen3")
@@ -92,7 +93,7 @@ def test_the_engine_continues_as_transformers_does(name, form, slots):
     config, answers = config_of(name), golden(name)
     options = EngineOptions(LONGEST, slots, 64, page_size=16)
     pools = cache.make_pools(config, 33, 16, jnp.float32)
-    engine = Engine(config, params_of(name, form), pools, options)
+    engine = Engine(config, params_of(name, form), pools, options, target=CPU)
     running = [
         submit(engine, prompt.tolist(), max_tokens=len(wanted), ignore_eos=True)[1]
         for prompt, wanted in zip(answers.prompts, answers.continuations, strict=True)
@@ -164,7 +165,9 @@ def smollm2():
     params = jax.tree.map(jnp.asarray, source.params("float32"))
     pools = cache.make_pools(source.config, 9, 64, jnp.float32)
     jax.config.update("jax_disable_most_optimizations", False)
-    engine = Engine(source.config, params, pools, EngineOptions(128, 4, 64, 64))
+    engine = Engine(
+        source.config, params, pools, EngineOptions(128, 4, 64, 64), target=CPU
+    )
     yield engine
     engine.close()
     jax.config.update("jax_disable_most_optimizations", True)

@@ -11,6 +11,7 @@ from r1jax import model, parameters
 from r1jax.cache import Batch, Geometry, make_pools
 from r1jax.engine.steps import CPU_OPTIONS
 from r1jax.layers import paged
+from r1jax.target import CPU, PLAIN
 
 FAMILIES = ("r1", "qwen2", "llama", "qwen3")
 PAGE, COLUMNS = 8, 11
@@ -65,7 +66,7 @@ def schedule():
     return steps
 
 
-def batch_of(decodes, chunk, *, by_rows):
+def batch_of(decodes, chunk, *, target):
     tokens, positions = np.zeros(G.tokens, np.int32), np.full(G.tokens, -1)
     table, lengths = np.zeros((G.rows, COLUMNS), np.int32), np.zeros(G.rows, np.int32)
     rows = [(i, i, who, at, 1) for i, (who, at) in enumerate(decodes)]
@@ -76,7 +77,7 @@ def batch_of(decodes, chunk, *, by_rows):
         positions[place : place + count] = np.arange(start, start + count)
         table[row], lengths[row] = PAGES[who], start + count
     arrays = (jnp.asarray(a) for a in (tokens, positions, table, lengths))
-    return Batch(*arrays, geometry=G, by_rows=by_rows), rows
+    return Batch(*arrays, geometry=G, target=target), rows
 
 
 def poisoned_pools(config):
@@ -88,13 +89,13 @@ def poisoned_pools(config):
     return {n: pool.at[:, nobody].set(jnp.nan) for n, pool in pools.items()}, nobody
 
 
-def served(config, params, *, by_rows, options=(), pools=None):
+def served(config, params, *, target, options=(), pools=None):
     """Hidden states of both sequences, step by step; and the pools."""
     pools = make_pools(config, 26, PAGE, jnp.float32) if pools is None else pools
     hidden = [np.full((length, config.width), np.inf) for length in LENGTHS]
     run = compiled_step(config, options)
     for decodes, chunk in schedule():
-        batch, rows = batch_of(decodes, chunk, by_rows=by_rows)
+        batch, rows = batch_of(decodes, chunk, target=target)
         out, pools = run(params, pools, batch)
         for _, place, who, start, count in rows:
             hidden[who][start : start + count] = out[place : place + count]
@@ -117,12 +118,12 @@ def test_a_cache_fed_in_pieces_equals_the_whole_sequence(
     wanted = [whole(config, params, tokens) for tokens in sequences()]
     pools, nobody = poisoned_pools(config)
     if form == "blocks":
-        hidden, pools = served(config, params, by_rows=False, pools=pools)
+        hidden, pools = served(config, params, target=PLAIN, pools=pools)
     else:
         options = tuple(CPU_OPTIONS.items())
         arranged = model.for_cpu(params)
         hidden, pools = served(
-            config, arranged, by_rows=True, options=options, pools=pools
+            config, arranged, target=CPU, options=options, pools=pools
         )
     for found, want in zip(hidden, wanted, strict=True):
         np.testing.assert_allclose(found, want, atol=2e-5 * np.abs(want).max())
@@ -181,7 +182,7 @@ def test_a_step_makes_no_second_pool(tiny, tiny_params, family):
     config = tiny(family)
     pools = make_pools(config, 4096, PAGE, jnp.float32)
     size = sum(pool.nbytes for pool in pools.values())
-    batch, _ = batch_of([(0, 3)], (1, 0, 20), by_rows=False)
+    batch, _ = batch_of([(0, 3)], (1, 0, 20), target=PLAIN)
     lowered = compiled_step(config).lower(tiny_params(family), pools, batch)
     memory = lowered.compile().memory_analysis()
     assert memory.alias_size_in_bytes >= size

@@ -30,15 +30,10 @@ from r1jax.engine.types import (
     check_tokens,
 )
 from r1jax.errors import ConfigError, RequestError
+from r1jax.target import Target
 from r1jax.typing import PyTree
 
 OnEvent = Callable[[Event], None]
-
-
-def on_cpu(pools: Pools) -> bool:
-    """Tells whether the cache lies in a CPU's memory."""
-    (device, *_) = next(iter(pools.values())).devices()
-    return bool(device.platform == "cpu")
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,7 @@ class Engine:
         pools: Pools,
         options: EngineOptions,
         *,
+        target: Target,
         seed: int | None = None,
     ) -> None:
         """Compiles the steps that suffice and starts the engine's thread.
@@ -71,9 +67,11 @@ class Engine:
 
         Args:
           config: The model.
-          params: Its parameters, stacked or taken apart (`model.unstack`).
+          params: Its parameters, stacked, or for a CPU as `model.for_cpu` has
+            arranged them; the engine takes them over (see `params`).
           pools: The cache; the engine takes it over.
           options: Limits.
+          target: What to compile for; the pools are laid out for it.
           seed: Makes requests without a seed of their own repeatable, in the order
             in which they come; None draws their seeds.
 
@@ -95,8 +93,10 @@ class Engine:
         shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
         self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
         self._runner = Runner(
-            config, params, pools, options.max_num_seqs, columns, on_cpu(pools)
+            config, params, pools, options.max_num_seqs, columns, target
         )
+        if target.kernels:
+            self._runner.lay_out(shapes.first[-1])
         self._sequences: dict[int, tuple[Sequence, OnEvent]] = {}
         self._seeds: dict[int, int] = {}
         self._inbox: list[tuple[Sequence, OnEvent]] = []
@@ -123,6 +123,11 @@ class Engine:
             thread.start()
         # A thread that is compiling when the interpreter dies takes it down with it.
         atexit.register(self.close)
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters, as the engine keeps them."""
+        return self._runner.params
 
     @property
     def max_model_len(self) -> int:

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format, Layout
 
 from r1jax import model
 from r1jax.cache import Batch, Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing, sampling
 from r1jax.engine.types import MAX_LOGPROBS
+from r1jax.target import PLAIN, Target
 from r1jax.typing import Array, PyTree
 
 Outputs = dict[str, Array]
@@ -28,7 +30,7 @@ def run_step(
     config: ModelConfig,
     geometry: Geometry,
     columns: int,
-    by_rows: bool,
+    target: Target,
     params: PyTree,
     pools: Pools,
     newest: Array,
@@ -42,7 +44,7 @@ def run_step(
       config: The model.
       geometry: The step's static shape.
       columns: Pages in a row of the page table.
-      by_rows: Whether attention goes row by row.
+      target: What it is compiled for.
       params: Parameters.
       pools: The cache (donated).
       newest: Each slot's last sampled token, int32 [slots] (donated).
@@ -55,7 +57,7 @@ def run_step(
       wants them, log-probabilities.
     """
     step = packing.unpack(ints, floats, geometry, columns)
-    batch = _with_device_tokens(step, newest, by_rows)
+    batch = _with_device_tokens(step, newest, target)
     hidden, pools = model.step(config, params, pools, batch)
     logits = model.logits(params, hidden[step.last])
     slot = jnp.minimum(step.slot, len(newest) - 1)
@@ -119,7 +121,7 @@ def _first_tokens(g: Geometry) -> np.ndarray:
 
 
 def _with_device_tokens(
-    step: packing.StepInput, newest: Array, by_rows: bool = False
+    step: packing.StepInput, newest: Array, target: Target = PLAIN
 ) -> Batch:
     """Fills in the tokens that only the device knows."""
     batch = step.batch
@@ -127,7 +129,7 @@ def _with_device_tokens(
     slot = jnp.minimum(step.slot[rows], len(newest) - 1)
     known = step.from_device[rows] == 0
     tokens = jnp.where(known, batch.tokens, newest[slot])
-    return dataclasses.replace(batch, tokens=tokens, by_rows=by_rows)
+    return dataclasses.replace(batch, tokens=tokens, target=target)
 
 
 def _no_logprobs(logits: Array) -> tuple[Array, Array, Array]:
@@ -146,15 +148,12 @@ class Runner:
         pools: Pools,
         slots: int,
         columns: int,
-        on_cpu: bool,
+        target: Target,
     ) -> None:
-        """Takes over `pools`; nothing is compiled yet.
-
-        `on_cpu` chooses attention row by row and XLA's options for a CPU.
-        """
-        self._by_rows = on_cpu
-        self._compiler_options = CPU_OPTIONS if on_cpu else {}
-        self._config, self._params, self._pools = config, params, pools
+        """Takes over `params` and `pools`; nothing is compiled yet."""
+        self._target = target
+        self._compiler_options = CPU_OPTIONS if target.form == "cpu" else {}
+        self._config, self.params, self._pools = config, params, pools
         self._slots, self._columns = slots, columns
         self._newest = jnp.zeros(slots, jnp.int32)
         table = (slots, config.vocab_size)
@@ -166,15 +165,30 @@ class Runner:
         self._shapes = jax.tree.map(_shape_of, held)
         self._compiled: dict[tuple[str, Geometry], Any] = {}
 
+    def lay_out(self, geometry: Geometry) -> None:
+        """Lays the parameters as the compiler wants them, judged by one shape.
+
+        With the layouts that arrays have by default a TPU turns many weights in every
+        step (docs/decisions.md). The arrays are moved one by one, and the old ones
+        given up: read `params` afterwards.
+        """
+        params, *state = self._shapes
+        automatic = jax.tree.map(lambda x: Format(Layout.AUTO, x.sharding), params)
+        plain = jax.tree.map(lambda x: x.sharding, state)
+        run, ints, floats = self._program(geometry)
+        jitted = jax.jit(
+            run, in_shardings=(automatic, *plain, None, None), donate_argnums=(1, 2)
+        )
+        shapes = jax.tree.map(_without_placement, self._shapes)
+        compiled = jitted.lower(*shapes, ints, floats).compile()
+        formats = compiled.input_formats[0][0]
+        self.params = jax.tree.map(_put, self.params, formats)
+        self._shapes = (jax.tree.map(_shape_of, self.params), *state)
+
     def compile(self, geometry: Geometry) -> None:
         """Compiles both programs of one shape."""
-        sizes = packing.fields(geometry, self._columns)
-        size = sum(int(np.prod(shape)) for shape in sizes.values())
-        ints = jax.ShapeDtypeStruct((size,), jnp.int32)
-        floats = jax.ShapeDtypeStruct((6, geometry.rows), jnp.float32)
-        state = self._shapes[2:]
-        weights, pools = self._shapes[:2]
-        run = partial(run_step, self._config, geometry, self._columns, self._by_rows)
+        run, ints, floats = self._program(geometry)
+        weights, pools, *state = self._shapes
         count = partial(count_tokens, geometry, self._columns)
         programs = {
             "run": (jax.jit(run, donate_argnums=(1, 2)), (weights, pools)),
@@ -184,6 +198,14 @@ class Runner:
             traced = program.lower(*head, *state, ints, floats)
             done = traced.compile(compiler_options=self._compiler_options)
             self._compiled[name, geometry] = done
+
+    def _program(self, geometry: Geometry) -> tuple[Any, Any, Any]:
+        """Returns the step of one shape, and the shapes of its packed plan."""
+        sizes = packing.fields(geometry, self._columns)
+        size = sum(int(np.prod(shape)) for shape in sizes.values())
+        run = partial(run_step, self._config, geometry, self._columns, self._target)
+        ints = jax.ShapeDtypeStruct((size,), jnp.int32)
+        return run, ints, jax.ShapeDtypeStruct((6, geometry.rows), jnp.float32)
 
     def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
         """Starts a step of a compiled shape; its outputs may not be computed yet."""
@@ -195,13 +217,21 @@ class Runner:
                 self._newest, self._counts, ints, floats
             )
         self._pools, self._newest, outputs = self._compiled["run", g](
-            self._params, self._pools, self._newest, self._counts, ints, floats
+            self.params, self._pools, self._newest, self._counts, ints, floats
         )
         return outputs
 
 
-def _shape_of(leaf: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.format)
+
+
+def _without_placement(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype)
+
+
+def _put(leaf: Array, where: Format) -> Array:
+    return jax.device_put(leaf, where, donate=True)
 
 
 def _penalized(params: Any) -> bool:

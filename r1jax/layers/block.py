@@ -39,5 +39,8 @@ class Block(nn.Module):
         """Maps [T, D] to [T, D] and returns the context with this layer's entries."""
         y, context = self.attention(self.attention_norm(x), turn, context)
         x = x + y
-        feed_forward = self.moe if self.with_experts else self.mlp
-        return x + feed_forward(self.mlp_norm(x)), context
+        normed = self.mlp_norm(x)
+        if self.with_experts:
+            batch = None if context is None else context.batch
+            return x + self.moe(normed, batch), context
+        return x + self.mlp(normed), context

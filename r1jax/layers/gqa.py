@@ -1,16 +1,26 @@
 """Grouped-query attention of the dense family (Qwen2, Llama, Qwen3)."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from r1jax.cache import Context, flat
 from r1jax.config import GqaConfig
-from r1jax.layers.attention import attend, visible
+from r1jax.layers import attention
+from r1jax.layers.fused import (
+    Whole,
+    attend,
+    attend_chunk,
+    is_long,
+    on_each_device,
+    split,
+)
 from r1jax.layers.linear import Projection
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, rotate, softmax_scale
-from r1jax.typing import Array
+from r1jax.typing import Array, Float
 
 
 class Gqa(nn.Module):
@@ -53,10 +63,18 @@ class Gqa(nn.Module):
         k = rotate(k, turn, interleaved=self.config.rope.interleaved)
         scale = softmax_scale(self.config.rope, self.config.head_dim)
         if context is None:
-            mask = visible(jnp.arange(len(x)), len(x))
-            return self.o(attend(q, k, v, mask, scale=scale)), None
+            mask = attention.visible(jnp.arange(len(x)), len(x))
+            return self.o(attention.attend(q, k, v, mask, scale=scale)), None
+        if context.batch.target.kernels:
+            mixed, context = on_each_device(
+                functools.partial(attend_kernels, scale=scale),
+                context,
+                (q, jnp.concatenate([k, v], axis=-1)),
+                (("tokens", "heads", None), ("tokens", "kv_heads", None)),
+            )
+            return self.o(mixed), context
         context = context.write(key=k, value=v)
-        mixed = [
+        parts = [
             attend_part(
                 part,
                 part.rows(q),
@@ -66,4 +84,31 @@ class Gqa(nn.Module):
             )
             for part in context.parts()
         ]
-        return self.o(flat(mixed)), context
+        return self.o(flat(parts)), context
+
+
+def attend_kernels(
+    context: Context,
+    q: Float[Array, "T N H"],
+    new: Float[Array, "T K HH"],
+    *,
+    scale: float,
+) -> tuple[Array, Context]:
+    """Writes and attends by kernels, on one device: few tokens, or long chunks."""
+    if not is_long(context.batch.geometry):
+        return attend(context, q, new, scale=scale)
+
+    def decode(some: Context, tokens: slice) -> tuple[Array, Context]:
+        return attend(some, q[tokens], new[tokens], scale=scale)
+
+    def chunk(some: Context, tokens: slice, row: int) -> tuple[Array, Context]:
+        mine = q[tokens], new[tokens]
+        return attend_chunk(some, row, tokens, *mine, read=whole, scale=scale)
+
+    return split(context, decode, chunk)
+
+
+def whole(entries: Float[Array, "S K HH"]) -> Whole:
+    """Parts cached entries into keys and values, heads first."""
+    k, v = jnp.split(entries, 2, axis=-1)
+    return Whole(jnp.swapaxes(k, 0, 1), jnp.moveaxis(v, 0, -1))

@@ -5,7 +5,6 @@ then one output's weights lie side by side, and a step of a few tokens can read 
 weight once, at the speed of memory (`matvecs`).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,10 +117,11 @@ class Projection(nn.Module):
             out_axis=tuple(range(self.inputs, len(shape))),
         )
         kernel = weight(self, "kernel", init, axes, shape)
-        if not isinstance(kernel, Turned):
-            # A plain matrix: given more axes, XLA's CPU backend copies the kernel.
-            kernel = kernel.reshape(math.prod(summed), math.prod(outputs))
-        y = project(x.reshape(len(x), -1), kernel).reshape(len(x), *outputs)
+        if isinstance(kernel, Turned):
+            y = project(x.reshape(len(x), -1), kernel).reshape(len(x), *outputs)
+        else:
+            # Joined into a matrix, axes that a mesh cuts would be gathered first.
+            y = jnp.tensordot(x.reshape(len(x), *summed), kernel, self.inputs)
         if self.bias:
             zeros = nn.initializers.zeros_init()
             y = y + weight(self, "bias", zeros, axes[self.inputs :], outputs)[None]

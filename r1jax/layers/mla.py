@@ -1,5 +1,6 @@
 """Multi-head latent attention (arXiv 2405.04434, section 2.1)."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,16 @@ import jax.numpy as jnp
 
 from r1jax.cache import Context, Part, flat
 from r1jax.config import MlaConfig
-from r1jax.layers.attention import attend, visible
+from r1jax.layers import attention
+from r1jax.layers.fused import (
+    LANES,
+    Whole,
+    attend,
+    attend_chunk,
+    is_long,
+    on_each_device,
+    split,
+)
 from r1jax.layers.linear import Kernel, Projection, Turned, weight
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.paged import attend_part
@@ -84,6 +94,47 @@ def attend_absorbed(
     return jnp.einsum("BTNC,NWC->BTNW", mixed, weights.v_up)
 
 
+def attend_kernels(
+    context: Context,
+    q: Float[Array, "T N HR"],
+    entry: Float[Array, "T CR"],
+    k_up: Float[Array, "N H C"],
+    v_up: Float[Array, "N W C"],
+    *,
+    config: MlaConfig,
+    scale: float,
+) -> tuple[Array, Context]:
+    """Writes and attends by kernels, on one device; expanded for long chunks."""
+    nope, rank = config.nope_dim, config.kv_rank
+    (pool,) = context.pools.values()
+    new = jnp.pad(entry, ((0, 0), (0, pool.shape[-1] - entry.shape[-1])))
+
+    def absorbed(some: Context, tokens: slice) -> tuple[Array, Context]:
+        q_nope, q_rope = jnp.split(q[tokens], [nope], axis=-1)
+        q_latent = jnp.einsum("TNH,NHC->TNC", q_nope, k_up)
+        joined = jnp.concatenate([q_latent, q_rope], axis=-1)
+        found, after = attend(some, joined, new[tokens], scale=scale, value_width=rank)
+        return jnp.einsum("TNC,NWC->TNW", found, v_up), after
+
+    def whole(entries: Array) -> Whole:
+        entries = entries[:, : config.latent_dim]
+        if nope % LANES:  # the kernel joins keys to the shared part at a register
+            return Whole(*expand(entries, LatentWeights(k_up, v_up)))
+        latent = entries[:, :rank]
+        k = jnp.einsum("SC,NHC->NSH", latent, k_up)
+        v = jnp.einsum("SC,NWC->NWS", latent, v_up)
+        return Whole(k, v, entries[:, rank:])
+
+    def chunk(some: Context, tokens: slice, row: int) -> tuple[Array, Context]:
+        mine = q[tokens], new[tokens]
+        return attend_chunk(some, row, tokens, *mine, read=whole, scale=scale)
+
+    g = context.batch.geometry
+    if not is_long(g) or absorbed_is_cheaper(config, g.chunk_tokens):
+        return absorbed(context, slice(None))
+    return split(context, absorbed, chunk)
+
+
 class Mla(nn.Module):
     """Latents down and up, the shared rotating key, attention, output.
 
@@ -129,19 +180,28 @@ class Mla(nn.Module):
         scale = softmax_scale(c.rope, c.nope_dim + c.rope_dim)
         q = jnp.concatenate([q_nope, q_rope], axis=-1)
         if context is None:
-            mask = visible(jnp.arange(len(x)), len(x))
+            mask = attention.visible(jnp.arange(len(x)), len(x))
             k, v = expand(entry, weights)
             k, v = jnp.swapaxes(k, 0, 1), jnp.moveaxis(v, -1, 0)
-            return self.o(attend(q, k, v, mask, scale=scale)), None
+            return self.o(attention.attend(q, k, v, mask, scale=scale)), None
+        if context.batch.target.kernels:
+            heads = ("heads", None, None)
+            mixed, context = on_each_device(
+                functools.partial(attend_kernels, config=c, scale=scale),
+                context,
+                (q, entry, *weights),
+                (("tokens", "heads", None), ("tokens", None), heads, heads),
+            )
+            return self.o(mixed), context
         context = context.write(latent=entry[:, None])
-        mixed = [
+        parts = [
             (attend_absorbed if absorbed_is_cheaper(c, tokens) else attend_expanded)(
                 part, part.rows(q), weights, scale
             )
             for part in context.parts()
             for tokens in part.positions.shape[1:]
         ]
-        return self.o(flat(mixed)), context
+        return self.o(flat(parts)), context
 
     def _queries(self, x: Array, turn: Rotation) -> tuple[Array, Array]:
         c = self.config

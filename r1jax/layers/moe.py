@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r1jax.cache import Batch
 from r1jax.config import MoeConfig
+from r1jax.layers.expert_kernels import experts_by_kernels
 from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
@@ -114,7 +116,7 @@ class Experts(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Array, routes: Routes) -> Array:
+    def __call__(self, x: Array, routes: Routes, batch: Batch | None) -> Array:
         """Sums each token's chosen experts, weighed, [T, D] to [T, D]."""
         e, d, f = self.config.experts, self.width, self.config.expert_width
         scaled = nn.initializers.variance_scaling
@@ -124,6 +126,11 @@ class Experts(nn.Module):
         out_axes = ("experts", "expert_mlp", "embed")
         gate_up = weight(self, "gate_up", init_in, in_axes, (e, d, 2, f))
         down = weight(self, "down", init_out, out_axes, (e, f, d))
+        if batch is not None and batch.target.kernels:
+            chosen, weights = routes
+            # Padding chooses none: its experts would be read for nothing.
+            chosen = jnp.where(batch.positions[:, None] >= 0, chosen, e)
+            return experts_by_kernels(x, gate_up, down, (chosen, weights), batch.target)
         form = experts_used if len(x) <= FEW_ROWS else experts_sorted
         return form(x, gate_up, down, routes)
 
@@ -141,7 +148,7 @@ class Moe(nn.Module):
             hidden = self.config.shared_experts * self.config.expert_width
             self.shared = Mlp(self.width, hidden)
 
-    def __call__(self, x: Array) -> Array:
-        """Maps [T, D] to [T, D]."""
-        y = self.experts(x, self.router(x))
+    def __call__(self, x: Array, batch: Batch | None = None) -> Array:
+        """Maps [T, D] to [T, D]; without a batch the tokens are a whole sequence."""
+        y = self.experts(x, self.router(x), batch)
         return y + self.shared(x) if self.config.shared_experts else y

@@ -15,6 +15,7 @@ from r1jax.engine import simple
 from r1jax.engine.loop import Engine
 from r1jax.engine.steps import Runner
 from r1jax.engine.types import EngineOptions, SamplingParams
+from r1jax.target import CPU, PLAIN
 
 CONFIG = ModelConfig.from_dict(
     {
@@ -51,7 +52,7 @@ def params():
 def engine_of(params, *, slots, chunk, pages, page_size):
     options = EngineOptions(LONGEST, slots, chunk, page_size)
     pools = cache.make_pools(CONFIG, pages, page_size, jnp.float32)
-    engine = Engine(CONFIG, model.for_cpu(params), pools, options, seed=1)
+    engine = Engine(CONFIG, model.for_cpu(params), pools, options, target=CPU, seed=1)
     engine.wait_until_compiled()
     return engine
 
@@ -239,7 +240,9 @@ def test_a_prompt_takes_one_step_and_each_further_token_another(roomy):
 def test_one_slot_and_one_token_at_a_time_still_work(params):
     options = EngineOptions(12, max_num_seqs=1, max_num_batched_tokens=1, page_size=1)
     pools = cache.make_pools(CONFIG, 13, 1, jnp.float32)
-    engine = Engine(CONFIG, params, pools, options)  # and layers in one stack
+    engine = Engine(
+        CONFIG, params, pools, options, target=PLAIN
+    )  # and layers in one stack
     answers = [submit(engine, prompt_of(5))[1] for _ in range(2)]
     wanted = simple.generate(
         CONFIG, params, prompt_of(5), SamplingParams(temperature=0), max_model_len=12

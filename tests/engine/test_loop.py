@@ -13,6 +13,7 @@ from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import ConfigError, RequestError
 from r1jax.presets import preset
+from r1jax.target import CPU
 
 PAGE, LONGEST = 2, 24
 CONFIG = dataclasses.replace(preset("tiny-qwen2"), vocab_size=VOCABULARY, eos_ids=())
@@ -37,7 +38,7 @@ class FakeRunner:
     permits: Permits | None = None
     broken: Exception | None = None
 
-    def __init__(self, config, params, pools, slots, columns, on_cpu):
+    def __init__(self, config, params, pools, slots, columns, target):
         self.device = FakeDevice(pools["key"].shape[3], slots)
 
     def compile(self, geometry):
@@ -66,7 +67,7 @@ def make_engine(monkeypatch):
         pools = {"key": jnp.zeros((1, pages + 1, 1, PAGE, 1))}
         limits = EngineOptions(LONGEST, slots, 8, PAGE, **options)
         config = dataclasses.replace(CONFIG, eos_ids=eos)
-        engine = Engine(config, None, pools, limits)
+        engine = Engine(config, None, pools, limits, target=CPU)
         engines.append((engine, Runner))
         return (engine, Runner.permits) if paused else engine
 
@@ -269,7 +270,9 @@ def test_requests_without_a_seed_repeat_where_the_engine_has_one(monkeypatch):
     for seed in (3, 3, 4, None):
         drawn.append({})
         pools = {"key": jnp.zeros((1, 20, 1, PAGE, 1))}
-        engine = Engine(CONFIG, None, pools, EngineOptions(8, 2, 8, PAGE), seed=seed)
+        engine = Engine(
+            CONFIG, None, pools, EngineOptions(8, 2, 8, PAGE), target=CPU, seed=seed
+        )
         for own in (None, 11, None):
             ask(engine, [1], max_tokens=1, seed=own)
         engine.close()

@@ -140,21 +140,36 @@ def test_large_scores_that_rise_and_fall_stay_finite():
     assert_close(got, run(REFERENCE, *inputs))
 
 
-def test_shares_merge_to_the_whole():
-    """A prefix held elsewhere and the chunk's own keys, joined by their statistics."""
-    whole = Case("whole", 2, 2, 128, 256)
+@pytest.mark.parametrize("held", [1, 100, 256, 300, 512])
+def test_shares_merge_to_the_whole(held):
+    """A chunk's own keys and pieces of a prefix, joined by their statistics."""
+    whole = Case("whole", 2, 2, 256, 512)
     q, k, v = drawn(whole)
-    chunk = run(
-        INTERPRET, (q, k[:, 256:], v[..., 256:]), 0, 128, whole.scale, partial=True
+    blocks = Blocks(128, 128, 128, 256, 256)  # pieces of several chunks of keys
+
+    @jax.jit
+    def share(k, v, prefix, keys):
+        found = flash_prefill(
+            *(q, k, v),
+            prefix=prefix,
+            length=jnp.int32(256),
+            keys=keys,
+            scale=whole.scale,
+            backend=INTERPRET,
+            blocks=blocks,
+            partial=True,
+        )
+        return Partial(*found)
+
+    spoilt = k.at[:, held:].set(jnp.nan), v.at[..., held:].set(jnp.inf)
+    before = share(
+        spoilt[0][:, :512], spoilt[1][..., :512], jnp.int32(512), jnp.int32(held)
     )
-    # Behind a prefix as long as all of its keys, the other share masks nothing.
-    scores = jnp.einsum("NTH,NSH->NTS", q, k[:, :256]) * whole.scale
-    peak = scores.max(axis=-1, keepdims=True)
-    weights = jnp.exp(scores - peak)
-    mixed = jnp.einsum("NTS,NWS->NTW", weights, v[..., :256])
-    prefix = Partial(mixed, peak, weights.sum(axis=-1, keepdims=True))
-    got = finish(merge(Partial(*chunk), prefix), jnp.dtype("float32"))
-    assert_close(got, run(REFERENCE, (q, k, v), 256, 128, whole.scale))
+    own = share(
+        k[:, held:], v[..., held:], jnp.int32(512 - held), jnp.int32(768 - held)
+    )
+    got = finish(merge(before, own), jnp.dtype("float32"))
+    assert_close(got, run(REFERENCE, (q, k, v), 512, 256, whole.scale))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -5,8 +6,14 @@ import jax.numpy as jnp
 import pytest
 
 from r1jax.errors import ConfigError
+from r1jax.pallas import gqa_attention, mla_attention
+from r1jax.pallas.backend import Backend
+from r1jax.pallas.flash_prefill import flash_prefill
 from r1jax.pallas.flash_prefill import gpu as prefill
+from r1jax.pallas.flash_prefill.cases import CASES as FLASH
+from r1jax.pallas.gqa_attention.cases import CASES as GQA
 from r1jax.pallas.grouped_matmul import gpu as grouped
+from r1jax.pallas.mla_attention.cases import CASES as MLA
 from r1jax.pallas.paged import gpu as paged
 from tests.pallas.gpu import BF16, F32, INT8
 
@@ -140,3 +147,27 @@ def test_what_shared_memory_cannot_hold_is_refused():
 def test_bytes_that_signed_offsets_miss_are_refused():
     with pytest.raises(ConfigError, match="cannot address 2,348,810,240 one-byte"):
         jax.eval_shape(grouped.grouped_matmul, *moe(512, 160, 2048, 7168, 1, INT8)[1])
+
+
+@pytest.mark.parametrize("kind", ["decode", "mixed"])
+@pytest.mark.parametrize("case", [GQA[0], MLA[0]], ids=lambda c: c.name)
+def test_the_paged_kernels_doors_lead_to_triton(case, kind):
+    door = getattr(gqa_attention if case.kv_heads else mla_attention, kind)
+    width = {} if case.kv_heads else {"value_width": case.value_width}
+    call = functools.partial(door, scale=0.1, backend=Backend("gpu"), **width)
+    shapes = dataclasses.replace(case, kind=kind, tokens=0).arguments()
+    text = jax.jit(call).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+    assert "triton" in text
+    assert "paged_decode" in text
+
+
+def test_the_door_of_long_chunks_leads_to_triton():
+    case = next(c for c in FLASH if c.shared)
+    call = functools.partial(
+        flash_prefill, scale=case.scale, backend=Backend("gpu"), partial=True
+    )
+    names = ("q", "k", "v", "k_rope")
+    shapes = dict(zip(names, case.arguments(), strict=True))
+    traced = jax.jit(call).trace(**shapes, prefix=SCALAR, length=SCALAR, keys=SCALAR)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "triton" in text

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -5,7 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax.pallas import gqa_attention, mla_attention
+from r1jax.pallas.backend import REFERENCE, Backend
+from r1jax.pallas.gqa_attention.cases import CASES as GQA
+from r1jax.pallas.mla_attention.cases import CASES as MLA
+from r1jax.pallas.paged import entries
 from r1jax.pallas.paged import gpu as paged
+from tests.pallas import paged_steps
 from tests.pallas.gpu import BF16, F32, attend_rows, close, each_form, normal, softmaxed
 
 ONE_KEY_HEAD = "latent"
@@ -176,3 +183,25 @@ def test_paged_decode_in_bfloat16(rng, interpret, heads, kv_heads, width, value_
     weights = softmaxed(scores, seen[:, None, None])
     want = jnp.einsum("BKGS,BKSW->BKGW", weights, values)
     close(got, want.reshape(batch, heads, -1), BF16)
+
+
+@pytest.mark.parametrize("cached", [GQA[0], MLA[0]], ids=lambda c: c.name)
+def test_the_gpu_door_equals_the_reference_in_mixed_steps(monkeypatch, cached):
+    """Every token attends as a sequence of its own, after all are written."""
+    simulated = functools.partial(paged.decode, interpret=True)
+    monkeypatch.setattr(entries.gpu, "decode", simulated)
+    case = dataclasses.replace(
+        cached.small(), kind="mixed", rows=3, tokens=9, dtype="float32", page=32
+    )
+    door = (gqa_attention if case.kv_heads else mla_attention).mixed
+    options = {"scale": 0.1}
+    if not case.kv_heads:
+        options["value_width"] = case.value_width
+    arguments = paged_steps.step(case, [33, 5, 0], [4, 3, 0]).arguments
+    results = [
+        jax.jit(functools.partial(door, backend=backend, **options))(*arguments)
+        for backend in (Backend("gpu"), REFERENCE)
+    ]
+    (given, pool), (expected, same) = results
+    close(given, expected)
+    np.testing.assert_array_equal(pool.values, same.values)

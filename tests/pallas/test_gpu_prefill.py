@@ -70,6 +70,24 @@ def test_flash_prefill_hands_out_peak_and_total(rng, interpret):
     close(got, attend_chunk(q, k, v, 0, 20, 0.2)[:, :20])
 
 
+@each_form
+@pytest.mark.parametrize("held", [1, 16, 29, 64])
+def test_fewer_keys_than_the_prefix_are_a_share_of_the_context(rng, interpret, held):
+    q, k, v = chunk(rng, 2, 1, 32, 64, 16, 16, 64, 0)
+    q = np.nan_to_num(q, nan=0.5)
+    k[:, held:], v[..., held:] = np.nan, np.nan
+    mixed, _, total = jax.jit(
+        functools.partial(
+            prefill.flash_prefill, scale=0.2, partial=True, interpret=interpret
+        )
+    )(q, k, v, jnp.int32(64), jnp.int32(20), key_count=jnp.int32(held))
+    keys, values = k[:, :held].swapaxes(0, 1), np.moveaxis(v[..., :held], 2, 0)
+    for t in range(20):
+        wanted = attend_rows(q[:, t], keys, values, 0.2)
+        close(mixed[:, t] / total[:, t], wanted)
+    assert (total[:, 20:] == 0).all()
+
+
 def test_cudnn_gets_what_it_needs(rng, monkeypatch):
     real = jax.nn.dot_product_attention
     asked = []

@@ -8,8 +8,9 @@ from jax.experimental import pallas as pl
 from r1jax.errors import ConfigError
 from r1jax.pallas.backend import Backend
 from r1jax.pallas.chips import Chip, fit
-from r1jax.pallas.flash_prefill import launch, reference
+from r1jax.pallas.flash_prefill import gpu, launch, reference
 from r1jax.pallas.flash_prefill.blocks import Blocks, choose
+from r1jax.pallas.flash_prefill.reference import Bounds
 from r1jax.typing import Array, Float, Int, typechecked
 
 _LANES = 128
@@ -38,6 +39,7 @@ def flash_prefill(
     k_rope: Float[Array, "S R"] | None = None,
     prefix: Int[Array, ""],
     length: Int[Array, ""],
+    keys: Int[Array, ""] | None = None,
     scale: float,
     backend: Backend,
     blocks: Blocks | None = None,
@@ -59,9 +61,11 @@ def flash_prefill(
       k_rope: The last R columns of the keys of every head (expanded MLA): so they are
         neither repeated for the heads nor joined to the rest in HBM. R is at most 128
         and H - R a multiple of 128.
-      prefix: Tokens before the chunk; prefix + length <= S.
+      prefix: Tokens before the chunk.
       length: How many of the queries are real; the others give zeros (and peak -1e30,
         total 0). What lies behind them in q, k and v may be anything.
+      keys: How many of the keys are there, 1 to S; prefix + length if absent. Fewer
+        where the rest of the context lies elsewhere, as for a share of it.
       scale: Multiplies the scores.
       backend: Which form runs.
       blocks: How the kernel cuts the work; by the chip's table if absent.
@@ -71,18 +75,27 @@ def flash_prefill(
       ConfigError: Shapes or blocks that do not divide or do not fit into VMEM.
     """
     _check_heads(q, k, k_rope)
+    bounds = Bounds(prefix, length, prefix + length if keys is None else keys)
     if backend.kind in ("tpu", "interpret"):
         arrays = _Arrays(q, k, v, k_rope)
-        share = _kernel(arrays, prefix, length, scale, backend, blocks, partial)
-    else:
-        if k_rope is not None:
-            shared = jnp.broadcast_to(k_rope[None], (k.shape[0], *k_rope.shape))
-            k = jnp.concatenate([k, shared], axis=-1)
-        share = Share(*reference.flash_prefill(q, k, v, prefix, length, scale))
-        if not partial:
-            total = jnp.where(share.total > 0, share.total, 1)
-            share = share._replace(mixed=(share.mixed / total).astype(v.dtype))
-    return share if partial else share.mixed
+        share = _kernel(arrays, bounds, scale, backend, blocks, partial)
+        return share if partial else share.mixed
+    if k_rope is not None:
+        shared = jnp.broadcast_to(k_rope[None], (k.shape[0], *k_rope.shape))
+        k = jnp.concatenate([k, shared], axis=-1)
+    if backend.kind == "gpu":
+        found = gpu.flash_prefill(
+            *(q, k, v, prefix, length),
+            key_count=keys,
+            scale=scale,
+            partial=partial,
+        )
+        return Share(*found) if isinstance(found, tuple) else found
+    share = Share(*reference.flash_prefill(q, k, v, bounds, scale))
+    if partial:
+        return share
+    total = jnp.where(share.total > 0, share.total, 1)
+    return (share.mixed / total).astype(v.dtype)
 
 
 class _Arrays(NamedTuple):
@@ -115,8 +128,7 @@ def _check_heads(q: Array, k: Array, k_rope: Array | None) -> None:
 
 def _kernel(
     arrays: _Arrays,
-    prefix: Array,
-    length: Array,
+    bounds: Bounds,
     scale: float,
     backend: Backend,
     blocks: Blocks | None,
@@ -148,7 +160,7 @@ def _kernel(
         k,
         v,
         shared,
-        jnp.stack([prefix, length]).astype(jnp.int32),
+        jnp.stack(bounds).astype(jnp.int32),
         scale=scale,
         blocks=blocks,
         partial=partial,

@@ -48,6 +48,7 @@ def flash_prefill(
     prefix: Array | None,
     length: Array,
     *,
+    key_count: Array | None = None,
     scale: float,
     partial: bool = False,
     cudnn: bool = True,
@@ -62,8 +63,9 @@ def flash_prefill(
       v: Values [K, W, S].
       prefix: Tokens before the chunk, an int32 scalar; None where it is known that
         there are none.
-      length: How many of the queries are real, an int32 scalar; prefix + length <= S.
-        What lies behind them in q, k and v may be anything.
+      length: How many of the queries are real, an int32 scalar. What lies behind them
+        in q, k and v may be anything.
+      key_count: How many of the keys are there, 1 to S; prefix + length if absent.
       scale: Multiplies the scores.
       partial: Whether the result is not divided, for merging with other shares.
       cudnn: Whether cuDNN may do it; tracing needs it installed where it is chosen.
@@ -79,7 +81,8 @@ def flash_prefill(
     """
     heads, tokens, width = q.shape
     value_width = v.shape[1]
-    plain = not partial and not interpret and blocks is None and prefix is None
+    plain = not partial and not interpret and blocks is None
+    plain &= prefix is None and key_count is None
     if cudnn and plain and suits_cudnn(width, value_width, q.dtype):
         return _by_cudnn(q, k, v, length, scale)
     if blocks is None:
@@ -90,6 +93,7 @@ def flash_prefill(
     )
     one = jax.ShapeDtypeStruct((heads, tokens), jnp.float32)
     prefix = jnp.int32(0) if prefix is None else prefix
+    end = prefix + length if key_count is None else key_count
     result, *shares = pl.pallas_call(
         functools.partial(
             _flash_prefill,
@@ -105,7 +109,7 @@ def flash_prefill(
         ),
         interpret=interpret,
         name="flash_prefill",
-    )(jnp.stack([prefix, length]).astype(jnp.int32), q, k, v)
+    )(jnp.stack([prefix, length, end]).astype(jnp.int32), q, k, v)
     if not partial:
         return result
     peak, total = shares
@@ -152,7 +156,7 @@ def _flash_prefill(sizes_ref, q_ref, k_ref, v_ref, *refs, keys, values, scale, b
     head = pl.program_id(1)
     kv_head = head // (heads // k_ref.shape[0])
     prefix, length = sizes_ref[0], jnp.minimum(sizes_ref[1], tokens)
-    end = prefix + length
+    end = sizes_ref[2]
     token = tile + jnp.arange(blocks.queries)
     position = jnp.where(token < length, prefix + token, -1)[:, None]
     some = pl.ds(tile, blocks.queries)
@@ -169,7 +173,7 @@ def _flash_prefill(sizes_ref, q_ref, k_ref, v_ref, *refs, keys, values, scale, b
         k = [_load(k_ref, kv_head, (run, part), down) for part in keys]
         v = [_load(v_ref, kv_head, (part, run), along) for part in values]
         scores = sum(dot(a, b.T) for a, b in zip(q, k, strict=True)) * scale
-        seen = at[None, :] <= position
+        seen = (at[None, :] <= position) & (at < end)[None, :]
         if border:
             scores = jnp.where(seen, scores, MASKED)
         higher = jnp.maximum(peak, jnp.max(scores, axis=1))
@@ -189,11 +193,11 @@ def _flash_prefill(sizes_ref, q_ref, k_ref, v_ref, *refs, keys, values, scale, b
         jnp.full((blocks.queries,), MASKED, jnp.float32),
         jnp.zeros((blocks.queries,), jnp.float32),
     )
-    last = prefix + jnp.minimum(tile + blocks.queries, length)
+    last = jnp.minimum(prefix + jnp.minimum(tile + blocks.queries, length), end)
     passes = (last + blocks.keys - 1) // blocks.keys * (tile < length).astype(jnp.int32)
     # What the first query sees, all see; a tile with unreal queries is all border.
     full = (tile + blocks.queries <= length).astype(jnp.int32)
-    inner = (prefix + tile + 1) // blocks.keys * full
+    inner = jnp.minimum(prefix + tile + 1, end) // blocks.keys * full
     carry = jax.lax.fori_loop(0, inner, lambda i, c: attend(i, c, False), start)
     share = jax.lax.fori_loop(inner, passes, lambda i, c: attend(i, c, True), carry)
     _store(refs, (head, some), share, values, token < tokens)

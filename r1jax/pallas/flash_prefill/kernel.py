@@ -35,7 +35,7 @@ _NN = (((1,), (0,)), ((), ()))
 class _Refs(NamedTuple):
     """What a grid step sees."""
 
-    bounds: Any  # prefix, length
+    bounds: Any  # prefix, length, keys
     q: Any  # [Tc, H]
     k: Any  # [Sc, H], or [Sc, H - 128] where the rest is shared by the heads
     v: Any  # [W, Sc]
@@ -72,11 +72,11 @@ def kernel(
     shares, rest = rest[: 2 * partial], rest[2 * partial :]
     scores, scaled, acc, *saved = rest
     refs = _Refs(bounds, q, k, v, of_all, out, shares, scores, scaled, acc, saved)
-    prefix, length = refs.bounds[0], refs.bounds[1]
+    prefix, length, keys = refs.bounds[0], refs.bounds[1], refs.bounds[2]
     t, c = pl.program_id(1), pl.program_id(2)
     start, first_key = t * blocks.held_q, c * blocks.held_k
     real = jnp.clip(length - start, 0, blocks.held_q)
-    limit = prefix + length - first_key
+    limit = keys - first_key
     tile = _Tile(prefix + start, real, first_key, limit, blocks, scale)
     live = pl.cdiv(real, blocks.q)
 
@@ -130,7 +130,7 @@ def _queries(i: Array, highest: Array, *, refs: _Refs, tile: _Tile) -> Array:
     start = tile.start + i * tile.blocks.q - tile.first_key
     end = jnp.minimum(start + tile.blocks.q, tile.limit)
     seen = jnp.clip(pl.cdiv(end, size), 1, held // size)
-    whole = jnp.clip((start + 1) // size, 1, seen)
+    whole = jnp.clip(jnp.minimum(start + 1, tile.limit) // size, 1, seen)
     step = functools.partial(_step, i, refs=refs, tile=tile)
     carry = (*_resume(refs, tile, i), highest)
     carry = lax.fori_loop(0, whole - 1, functools.partial(step, masked=False), carry)
@@ -235,7 +235,8 @@ def _score(
         key = lax.broadcasted_iota(jnp.int32, scores.shape, 0)
         ahead = tile.start + i * blocks.q - tile.first_key - begin
         query = lax.broadcasted_iota(jnp.int32, scores.shape, 1) + ahead
-        scores = jnp.where(key <= query, scores, MASKED)
+        last = jnp.minimum(query, tile.limit - begin - 1)
+        scores = jnp.where(key <= last, scores, MASKED)
     refs.scores[p * blocks.part : (p + 1) * blocks.part, :] = scores
     return jnp.max(_fold(scores), axis=0)
 

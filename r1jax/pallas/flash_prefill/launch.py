@@ -87,6 +87,7 @@ def _inputs(
 
     def chunk(t: Any, c: Any, bounds: Any) -> Any:
         end = bounds[0] + jnp.minimum((t + 1) * held_q, bounds[1])
+        end = jnp.minimum(end, bounds[2])
         last = jnp.maximum(end - 1, 0) // held_k
         return jnp.where(t * held_q < bounds[1], jnp.minimum(c, last), last)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from r1jax.pallas.backend import Backend
-from r1jax.pallas.paged import call, reference, tiles
+from r1jax.pallas.paged import call, gpu, reference, tiles
 from r1jax.pallas.paged.kernel import MASKED
 from r1jax.pallas.paged.pool import LANES, Partial, Pool, quantise
 from r1jax.pallas.paged.shape import Blocks, Shape
@@ -63,8 +63,9 @@ def decode(
 ) -> tuple[Array | Partial, Pool]:
     """Attends from one new token a sequence."""
     s, rows = step, len(step.q)
-    if backend.kind in ("reference", "gpu"):
-        return _refer(layout, s, jnp.arange(rows), s.lengths - 1, partial)
+    if backend.kind in _PLAIN:
+        plain = _PLAIN[backend.kind]
+        return plain(layout, s, jnp.arange(rows), s.lengths - 1, partial)
     blocks = replace(blocks, group=min(blocks.group, rows))
     plan = tiles.decode_tiles(s.lengths, s.offsets, _capacity(s), blocks.group)
     size = replace(_size(layout, s, blocks, 1, partial), tiles=len(plan.keys))
@@ -93,8 +94,9 @@ def mixed(
     """Attends from flat tokens, `counts[b]` of each sequence from `starts[b]` on."""
     s, tokens = step, len(step.q)
     where = (starts, counts, s.lengths, s.offsets)
-    if backend.kind in ("reference", "gpu"):
-        return _refer(layout, s, *_owners(tokens, *where[:3]), partial)
+    if backend.kind in _PLAIN:
+        plain = _PLAIN[backend.kind]
+        return plain(layout, s, *_owners(tokens, *where[:3]), partial)
     blocks = replace(blocks, queries=min(blocks.queries, tokens))
     size = _size(layout, s, blocks, blocks.queries, partial)
     if size.scales:  # which lie along lanes, whole pages aligned
@@ -235,6 +237,31 @@ def _owners(
     return owner, jnp.where(inside.any(axis=1), position, -1)
 
 
+def _on_gpu(
+    layout: Layout, step: Step, owner: Array, positions: Array, partial: bool
+) -> tuple[Array | Partial, Pool]:
+    """Attends from each token as from a sequence of its own.
+
+    Writing needs no kernel: a donated pool takes a scatter in place.
+    """
+    s, at = step, positions - step.offsets[owner]
+    pool = reference.write(s.new, s.pool, s.layer, s.page_table, owner, at)
+    here = jnp.where(positions >= 0, jnp.clip(at + 1, 0, _capacity(s)), 0)
+    latent = layout.value.start == 0
+    found = gpu.decode(
+        s.q,
+        pool.values[:, :, 0] if latent else pool.values,
+        s.layer,
+        s.page_table[owner],
+        here,
+        scale=layout.scale,
+        value_width=layout.value.stop if latent else None,
+        scales=pool.scales,
+        partial=partial,
+    )
+    return found, pool
+
+
 def _refer(
     layout: Layout, step: Step, owner: Array, positions: Array, partial: bool
 ) -> tuple[Array | Partial, Pool]:
@@ -249,3 +276,7 @@ def _refer(
         offsets=step.offsets,
     )
     return share if partial else reference.finish(share, step.q.dtype), pool
+
+
+# Forms that take tokens as they come, without tiles or schedules.
+_PLAIN = {"reference": _refer, "gpu": _on_gpu}

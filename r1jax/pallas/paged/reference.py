@@ -37,7 +37,7 @@ def attend(
       scale: Multiplies the scores.
       offsets: The position of the first key that the page table covers, [B].
     """
-    pool = _write(new, pool, layer, page_table, owner, positions - offsets[owner])
+    pool = write(new, pool, layer, page_table, owner, positions - offsets[owner])
     entries = _read(pool, layer, page_table[owner]).astype(jnp.float32)  # [T,K,S,E]
     here = jnp.arange(entries.shape[2])[None] + offsets[owner][:, None]
     shown = here <= positions[:, None]  # [T, S]
@@ -59,7 +59,7 @@ def finish(share: Partial, dtype: jnp.dtype) -> Array:
     return (share.mixed / total[..., None]).astype(dtype)
 
 
-def _write(
+def write(
     new: Array, pool: Pool, layer: Array, table: Array, owner: Array, at: Array
 ) -> Pool:
     """Puts entries at places `at` of their sequences; none outside the table."""

@@ -1,0 +1,194 @@
+"""Experts by kernels: each device multiplies by its own, over any mesh.
+
+For few tokens every device sees all of them, and the sums are added up between devices.
+For many, tokens travel to the devices that hold their experts and back.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from r1jax.layers.router import Routes
+from r1jax.pallas.backend import Backend
+from r1jax.pallas.expert_dispatch import Axis, combine, dispatch, make_plan, most_rows
+from r1jax.pallas.grouped_matmul import grouped_matmul
+from r1jax.quant import QArray
+from r1jax.sharding import Placement
+from r1jax.target import Target
+from r1jax.typing import Array, Float, Int
+
+# From so many tokens a device on, they travel: then a device's rows are more than one
+# exchange's latency is worth.
+_TRAVEL = 16
+
+
+@flax.struct.dataclass
+class Stacked:
+    """A kernel within the stack of all layers: a slice of it would be a copy.
+
+    Attributes:
+      stack: [L, ...], plain or quantised.
+      layer: Which layer, an int32 scalar.
+    """
+
+    stack: Array | QArray
+    layer: Array
+
+
+class Matrices(NamedTuple):
+    """All layers' experts: gate and up [L, E, D, 2, F], down [L, E, F, D]."""
+
+    gate_up: Array | QArray
+    down: Array | QArray
+
+
+def experts_by_kernels(
+    x: Float[Array, "T D"], gate_up: Stacked, down: Stacked, routes: Routes, on: Target
+) -> Float[Array, "T D"]:
+    """Sums each token's chosen experts, weighed; sums are float32.
+
+    Args:
+      x: Tokens.
+      gate_up: The first matrices of the experts, with those of other layers.
+      down: The second.
+      routes: Of the tokens.
+      on: What runs.
+    """
+    matrices, layer = Matrices(gate_up.stack, down.stack), gate_up.layer
+    if on.placement is None:
+        run = _Experts(matrices, layer, on.backend)
+        return _sum_here(x, routes, run, jnp.int32(0)).astype(x.dtype)
+    p = on.placement
+    axis = Axis(p.mesh_axes("experts"), p.devices("experts"))
+    travels = len(x) % axis.size == 0 and len(x) >= _TRAVEL * axis.size
+    form = _travelling if travels else _staying
+    return form(x, routes, matrices, layer, p, axis, on.backend).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """The experts of one device."""
+
+    matrices: Matrices
+    layer: Array
+    backend: Backend
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return _values(self.matrices.down).shape[1]
+
+    def __call__(
+        self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]
+    ) -> Float[Array, "M D"]:
+        """Applies each expert to its rows, sorted by expert."""
+        for matrix, fused in zip(self.matrices, (True, False), strict=True):
+            rows = grouped_matmul(
+                rows,
+                sizes,
+                _values(matrix),
+                scales=matrix.scales if isinstance(matrix, QArray) else None,
+                fused=fused,
+                layer=self.layer,
+                backend=self.backend,
+            )
+        return rows
+
+
+def _values(matrix: Array | QArray) -> Array:
+    return matrix.values if isinstance(matrix, QArray) else matrix
+
+
+def _sum_here(
+    x: Array, routes: Routes, experts: _Experts, first: Array
+) -> Float[Array, "T D"]:
+    """Sums what the experts from number `first` on give, float32."""
+    chosen, weights = routes
+    tokens, per_token = chosen.shape
+    local = chosen - first
+    mine = (local >= 0) & (local < experts.count)
+    key = jnp.where(mine, local, experts.count).reshape(-1)
+    order = jnp.argsort(key, stable=True)
+    most = tokens * min(per_token, experts.count)
+    sizes = (key[:, None] == jnp.arange(experts.count)[None]).sum(0, dtype=jnp.int32)
+    rows = experts(x[order[:most] // per_token], sizes)
+    place = jnp.minimum(jnp.argsort(order), most - 1).reshape(tokens, per_token)
+    terms = rows[place].astype(jnp.float32) * weights[:, :, None]
+    return jnp.where(mine[:, :, None], terms, 0).sum(1)
+
+
+def _staying(
+    x: Array,
+    routes: Routes,
+    matrices: Matrices,
+    layer: Array,
+    placement: Placement,
+    axis: Axis,
+    backend: Backend,
+) -> Float[Array, "T D"]:
+    """Every device sees every token; their sums are added up."""
+    tokens = placement.mesh_axes("tokens")
+    others = tuple(name for name in axis.names if name not in tokens)
+    shared = tuple(name for name in axis.names if name in tokens)
+
+    def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
+        experts = _Experts(matrices, layer, backend)
+        total = _sum_here(x, routes, experts, axis.here * experts.count)
+        if others:
+            total = jax.lax.psum(total, others)
+        if shared:
+            total = jax.lax.psum_scatter(total, shared, tiled=True)
+        return total
+
+    whole = PartitionSpec()
+    out = PartitionSpec(shared or None)
+    inputs = (whole, (whole, whole), _specs(matrices, placement), whole)
+    return placement.on_each(local, inputs, out)(x, routes, matrices, layer)
+
+
+def _travelling(
+    x: Array,
+    routes: Routes,
+    matrices: Matrices,
+    layer: Array,
+    placement: Placement,
+    axis: Axis,
+    backend: Backend,
+) -> Float[Array, "T D"]:
+    """Tokens go to their experts' devices and back, in as many windows as it takes."""
+    experts = _values(matrices.down).shape[1]
+
+    def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
+        chosen, weights = routes
+        plan = make_plan(chosen, experts=experts, axis=axis)
+        most = most_rows(*chosen.shape, experts=experts, axis=axis)
+        capacity = min(most, 2 * chosen.size)  # twice what comes on the average
+
+        def add(window: Array, total: Array) -> Array:
+            rows, sizes = dispatch(
+                x, plan, capacity=capacity, window=window, backend=backend
+            )
+            out = _Experts(matrices, layer, backend)(rows, sizes)
+            mine = combine(out, weights, plan, window=window, backend=backend)
+            return total + mine
+
+        zeros = jnp.zeros(x.shape, jnp.float32)
+        return jax.lax.fori_loop(0, plan.windows(capacity), add, zeros)
+
+    cut, whole = PartitionSpec(axis.names), PartitionSpec()
+    inputs = (cut, (cut, cut), _specs(matrices, placement), whole)
+    return placement.on_each(local, inputs, cut)(x, routes, matrices, layer)
+
+
+def _specs(matrices: Matrices, placement: Placement) -> Matrices:
+    """Returns where the experts lie: whole ones, each on one device."""
+
+    def cut(array: Array) -> PartitionSpec:
+        rest = [None] * (array.ndim - 2)
+        return placement.spec(("layers", "experts", *rest), array.shape)
+
+    return jax.tree.map(cut, matrices)

@@ -1,0 +1,154 @@
+"""Steps that run kernels give the plain form's hidden states, on one device or many."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import model, parameters, sharding
+from r1jax.cache import Batch, Geometry, make_pools
+from r1jax.pallas.backend import REFERENCE, interpreted
+from r1jax.presets import preset
+from r1jax.target import PLAIN, Target, target_for
+
+PAGE, COLUMNS = 16, 24
+LENGTHS = (330, 67)
+FEW = Geometry(decodes=2, chunks=1, chunk_tokens=48)
+LONG = Geometry(decodes=2, chunks=1, chunk_tokens=256)
+
+
+@functools.cache
+def config_of(family):
+    """A toy whose heads fill registers, as the real models' do."""
+    config = preset(f"tiny-{family}")
+    if family == "r1":
+        return config
+    attention = dataclasses.replace(config.attention, head_dim=64)
+    return dataclasses.replace(config, attention=attention)
+
+
+@functools.cache
+def params_of(family):
+    config = config_of(family)
+    return jax.jit(lambda: parameters.init(config, jax.random.key(0)))()
+
+
+@functools.cache
+def sequences():
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, 512, length) for length in LENGTHS]
+
+
+@functools.cache
+def wanted(family):
+    run = jax.jit(lambda p, t: model.forward(config_of(family), p, t))
+    return [np.asarray(run(params_of(family), jnp.asarray(s))) for s in sequences()]
+
+
+def schedule(g):
+    """Steps of one device: rows of (sequence, start, count), decodes then a chunk."""
+    steps = []
+    for who, length in enumerate(LENGTHS):
+        cuts = [*range(0, length - 3, g.chunk_tokens), length - 3]
+        pieces = itertools.pairwise(cuts)
+        steps += [([], (who, start, end - start)) for start, end in pieces]
+    both = list(enumerate(LENGTHS))
+    ends = [[(who, length - 3 + n) for who, length in both] for n in range(3)]
+    return steps + [(decodes, None) for decodes in ends]
+
+
+def arrays_of(g, decodes, chunk, table_of):
+    """Returns tokens, positions, pages and lengths, and where each row's tokens lie."""
+    tokens, positions = np.zeros(g.tokens, np.int32), np.full(g.tokens, -1, np.int32)
+    table = np.zeros((g.rows, COLUMNS), np.int32)
+    lengths, rows = np.zeros(g.rows, np.int32), []
+    for i, (who, at) in enumerate(decodes):
+        rows.append((i, i, who, at, 1))
+    if chunk:
+        rows.append((g.decodes, g.decodes, *chunk))
+    for row, place, who, start, count in rows:
+        tokens[place : place + count] = sequences()[who][start : start + count]
+        positions[place : place + count] = np.arange(start, start + count)
+        table[row], lengths[row] = table_of[who], start + count
+    return (tokens, positions, table, lengths), rows
+
+
+def pages_of(rng):
+    """Gives each sequence pages of its own, in no order; page 0 is nobody's."""
+    pages = 1 + rng.permutation(2 * COLUMNS)
+    return np.split(pages.astype(np.int32), 2)
+
+
+def check(family, target, g, params=None, devices=1):
+    """Feeds both sequences on every data shard and compares each hidden state."""
+    config, rng = config_of(family), np.random.default_rng(1)
+    params = params_of(family) if params is None else params
+    tables = [pages_of(rng) for _ in range(devices)]
+    pages = devices * (1 + 2 * COLUMNS)
+    pools = make_pools(config, pages, PAGE, jnp.float32, target.kernels)
+    pools = {n: pool.at[:, :].set(jnp.nan) for n, pool in pools.items()}
+    if target.kernels:  # padding lanes of latents are zero, whoever owns them
+        width = getattr(config.attention, "latent_dim", None)
+        pools = {n: pool.at[..., width:].set(0) for n, pool in pools.items()}
+    run = jax.jit(
+        lambda params, pools, batch: model.step(config, params, pools, batch),
+        donate_argnums=1,
+    )
+    for decodes, chunk in schedule(g):
+        shards = [arrays_of(g, decodes, chunk, table) for table in tables]
+        joined = (np.concatenate(a) for a in zip(*(a for a, _ in shards), strict=True))
+        batch = Batch(*map(jnp.asarray, joined), geometry=g, target=target)
+        hidden, pools = run(params, pools, batch)
+        for shard, found in enumerate(np.split(np.asarray(hidden), devices)):
+            for _, place, who, start, count in shards[shard][1]:
+                right = wanted(family)[who][start : start + count]
+                np.testing.assert_allclose(
+                    found[place : place + count],
+                    right,
+                    atol=3e-5 * np.abs(right).max(),
+                )
+
+
+@pytest.mark.parametrize("family", ["r1", "qwen2", "qwen3"])
+@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+def test_the_kernels_meanings_give_the_whole_sequence(family, g):
+    check(family, Target("kernels", REFERENCE), g)
+
+
+@pytest.mark.parametrize("family", ["r1", "qwen2"])
+@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+def test_simulated_kernels_give_the_whole_sequence(family, g):
+    check(family, Target("kernels", interpreted("v6e")), g)
+
+
+@pytest.mark.parametrize("family", ["r1", "qwen2"])
+@pytest.mark.parametrize(
+    ("rules", "data", "tensor"),
+    [
+        ("tensor", 1, 2),
+        ("throughput", 1, 2),
+        ("throughput", 2, 2),
+        ("throughput", 4, 1),
+    ],
+)
+@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
+    """Long chunks bring enough tokens for them to travel to their experts."""
+    config, mesh = config_of(family), sharding.make_mesh(data, tensor)
+    placement = sharding.Placement(mesh, rules)
+    axes = parameters.logical_axes(config)
+    where = sharding.shardings(params_of(family), axes, mesh, rules)
+    cut = jax.device_put(params_of(family), where)
+    check(family, Target("kernels", REFERENCE, placement), g, cut, data)
+
+
+def test_a_cpu_walks_rows_and_a_tpu_runs_kernels():
+    assert target_for("cpu").by_rows
+    assert target_for("TPU v6 lite").kernels
+    assert target_for("TPU v6 lite").backend.chip.name == "v6e"
+    assert target_for("NVIDIA H100 80GB HBM3").kernels
+    assert target_for("some other accelerator") == PLAIN
