@@ -17,11 +17,13 @@ end to end, and page numbers count the pages of the device.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.config import MlaConfig, ModelConfig
 from r1jax.sharding import Placement
@@ -30,11 +32,8 @@ from r1jax.typing import Array, Int
 
 Pools = dict[str, Array]
 _LANES = 128
-# Logical axes of the pools that kernels use.
-POOL_AXES = {
-    "kv": ("layers", "pages", "kv_heads", None, None),
-    "latent": ("layers", "pages", None, None),
-}
+# The logical axis of a pool's third dimension; the rest of a page stays whole.
+_PAGE_AXES = {"kv": "kv_heads", "key": "kv_heads", "value": "kv_heads", "latent": None}
 
 
 class Geometry(NamedTuple):
@@ -98,18 +97,29 @@ def pool_shapes(
     return {"key": (heads, page_size, width), "value": (heads, width, page_size)}
 
 
+def pool_spec(name: str, shape: Sequence[int], on: Placement) -> PartitionSpec:
+    """Returns where a pool's pages lie on a mesh."""
+    rest = [None] * (len(shape) - 3)
+    return on.spec(("layers", "pages", _PAGE_AXES[name], *rest), shape)
+
+
 def make_pools(
     config: ModelConfig,
     pages: int,
     page_size: int,
     dtype: Any,
-    kernels: bool = False,
+    target: Target = PLAIN,
 ) -> Pools:
     """Allocates zeroed pools of `pages` pages (page 0 included) of `page_size`."""
-    return {
-        name: jnp.zeros((config.layers, pages, *shape), dtype)
-        for name, shape in pool_shapes(config, page_size, kernels).items()
-    }
+
+    def make(name: str, page: tuple[int, ...]) -> Array:
+        shape, on, where = (config.layers, pages, *page), target.placement, None
+        if on is not None:
+            where = NamedSharding(on.mesh, pool_spec(name, shape, on))
+        return jnp.zeros(shape, dtype, device=where)
+
+    shapes = pool_shapes(config, page_size, target.kernels)
+    return {name: make(name, page) for name, page in shapes.items()}
 
 
 def token_bytes(config: ModelConfig, dtype: Any, kernels: bool = False) -> int:
@@ -199,7 +209,7 @@ class Context:
             lengths=placement.spec(("rows",), b.lengths.shape),
         )
         pools: Any = {
-            name: placement.spec(POOL_AXES[name], pool.shape)
+            name: pool_spec(name, pool.shape, placement)
             for name, pool in self.pools.items()
         }
         layer: Any = placement.spec((), ())

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import cache, model, parameters
+from r1jax import cache, model, parameters, sharding
 from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, Event, SamplingParams, check_tokens
 from r1jax.errors import TextError
-from r1jax.target import target_for
+from r1jax.target import CPU, Target
 from r1jax.text.reasoning import prompt_opens_thinking
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
@@ -47,6 +47,7 @@ class LLM:
         options: EngineOptions,
         default_sampling: SamplingParams,
         seed: int | None = None,
+        target: Target = CPU,
     ) -> None:
         """Takes over `params` (the tree of docs/weights.md, stacked)."""
         self.name, self.config = name, config
@@ -55,9 +56,8 @@ class LLM:
         self.parameter_count = parameters.count(config)
         self.options = options
         self._tokenizer, self._seed = tokenizer, seed
-        self.target = target_for(jax.devices()[0].device_kind)
-        put = model.for_cpu if self.target.form == "cpu" else jax.device_put
-        self._arranged = put(params)
+        self.target = target
+        self._arranged = _placed(config, params, target)
         self._engine_lock = threading.Lock()
 
     @property
@@ -102,7 +102,7 @@ class LLM:
         pages, size = self.options.num_pages, self.options.page_size
         assert pages is not None
         dtype, on = jnp.dtype(self.dtype), self.target
-        pools = cache.make_pools(self.config, pages, size, dtype, on.kernels)
+        pools = cache.make_pools(self.config, pages, size, dtype, on)
         engine = Engine(
             self.config,
             self._arranged,
@@ -240,6 +240,17 @@ class LLM:
                 yield delta
         finally:
             self.engine.cancel(number)
+
+
+def _placed(config: ModelConfig, params: PyTree, target: Target) -> PyTree:
+    """Puts parameters where a target wants them."""
+    if target.form == "cpu":
+        return model.for_cpu(params)
+    if target.placement is None:
+        return jax.device_put(params)
+    mesh, rules = target.placement.mesh, target.placement.rules
+    axes = parameters.logical_axes(config)
+    return jax.device_put(params, sharding.shardings(params, axes, mesh, rules))
 
 
 def _wordless(event: Event) -> Delta:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from r1jax import cache, parameters
 from r1jax.config import ModelConfig
@@ -15,7 +16,8 @@ from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
-from r1jax.target import target_for
+from r1jax.sharding import Placement
+from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
 from r1jax.weights import Source, open_source
@@ -29,6 +31,7 @@ def load(
     source: str | os.PathLike[str] | None = None,
     *,
     dtype: str | None = None,
+    mesh: Mesh | None = None,
     max_model_len: int | None = None,
     max_num_seqs: int = 8,
     max_num_batched_tokens: int = 512,
@@ -45,6 +48,9 @@ def load(
         demonstration model of the `demo` extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
         slow with the others, and bfloat16 elsewhere.
+      mesh: Devices to cut the model over, as `r1jax.sharding.make_mesh(1, 4)` arranges
+        them: heads, feed-forward, vocabulary and experts go over the second axis. By
+        default it runs on one device.
       max_model_len: Longest context in tokens; the model's own limit by default.
       max_num_seqs: Sequences that decode at once.
       max_num_batched_tokens: Prompt tokens of one step.
@@ -58,7 +64,7 @@ def load(
     Raises:
       R1jaxError: The source or an option cannot be used; says why and what to do.
     """
-    chosen = _dtype(dtype)
+    chosen, target = _dtype(dtype), _target(mesh)
     name = "r1jax" if source is None else os.fspath(source)
     if name in NAMES and not Path(name).exists():
         config, params = _random(name, chosen, seed or 0)
@@ -79,9 +85,17 @@ def load(
         num_pages=num_pages,
     )
     if num_pages is None:
-        pages = _pages(config, options, chosen, memory_utilization)
+        pages = _pages(config, options, chosen, target, memory_utilization)
         options = dataclasses.replace(options, num_pages=pages)
-    return LLM(name, config, params, tokenizer, options, _sampling(generation), seed)
+    recommended = _sampling(generation)
+    return LLM(name, config, params, tokenizer, options, recommended, seed, target)
+
+
+def _target(mesh: Mesh | None) -> Target:
+    if mesh is None:
+        return target_for(jax.devices()[0].device_kind)
+    placement = Placement(mesh, "throughput")
+    return target_for(mesh.devices.flat[0].device_kind, placement)
 
 
 def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
@@ -170,7 +184,11 @@ def _context(config: ModelConfig, asked: int | None) -> int:
 
 
 def _pages(
-    config: ModelConfig, options: EngineOptions, dtype: str, share: float | None
+    config: ModelConfig,
+    options: EngineOptions,
+    dtype: str,
+    target: Target,
+    share: float | None,
 ) -> int:
     """Returns how many pages the cache gets: what all sequences need, if it fits."""
     on_cpu = jax.devices()[0].platform == "cpu"
@@ -181,8 +199,8 @@ def _pages(
             "it is a share of the free memory, above 0 and at most 1",
             "choose a value such as 0.5",
         )
-    kernels = target_for(jax.devices()[0].device_kind).kernels
-    page_bytes = cache.token_bytes(config, dtype, kernels) * options.page_size
+    token = cache.token_bytes(config, dtype, target.kernels)
+    page_bytes = token * options.page_size
     each = -(-options.max_model_len // options.page_size)
     room = int(_free_bytes(config, dtype) * share / page_bytes) - 1
     if room < each:

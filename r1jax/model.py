@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from r1jax.cache import Batch, Context, Pools
 from r1jax.config import ModelConfig
 from r1jax.layers.block import Block
-from r1jax.layers.expert_kernels import Stacked
-from r1jax.layers.linear import Turned, project
+from r1jax.layers.linear import Stacked, Turned, project
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.rope import Rotation, rotation
+from r1jax.quant import QArray
+from r1jax.target import Target
 from r1jax.typing import Array, Float, Int, PyTree, typechecked
 
 GROUPS = ("dense_layers", "moe_layers")
@@ -93,7 +94,7 @@ def step(
         ) -> tuple[tuple[Array, Pools, Array], None]:
             x, pools, index = carry
             if whole is not None:
-                p = _together(p, whole, index - first)
+                p = _together(p, whole, index - first, batch.target)
             context = Context(pools, index, batch)
             out: Any = block.apply({"params": p}, x, turn, context)
             return (out[0], out[1].pools, index + 1), None
@@ -115,18 +116,35 @@ def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, None]:
 
 
 def _apart(stack: PyTree) -> tuple[PyTree, PyTree]:
-    """Parts what the scan slices by layer from what kernels read out of the stack."""
-    if "moe" not in stack:
-        return stack, None
-    moe = dict(stack["moe"])
-    experts = moe.pop("experts")
-    return {**stack, "moe": moe}, experts
+    """Parts what the scan slices by layer from what kernels read out of the stack.
+
+    Each part has None in the other's places.
+    """
+
+    def whole(path: Any, leaf: Any) -> bool:
+        return isinstance(leaf, QArray) or path[-2].key == "experts"
+
+    def is_leaf(leaf: Any) -> bool:
+        return isinstance(leaf, QArray)
+
+    parts = [
+        jax.tree_util.tree_map_with_path(
+            lambda path, leaf, want=want: leaf if whole(path, leaf) == want else None,
+            stack,
+            is_leaf=is_leaf,
+        )
+        for want in (False, True)
+    ]
+    return parts[0], parts[1]
 
 
-def _together(layer: PyTree, experts: PyTree, index: Array) -> PyTree:
+def _together(layer: PyTree, whole: PyTree, index: Array, target: Target) -> PyTree:
     """Undoes `_apart` for one layer."""
-    stacked = {name: Stacked(stack, index) for name, stack in experts.items()}
-    return {**layer, "moe": {**layer["moe"], "experts": stacked}}
+
+    def join(sliced: Any, stack: Any) -> Any:
+        return sliced if stack is None else Stacked(stack, index, target)
+
+    return jax.tree.map(join, layer, whole, is_leaf=lambda leaf: leaf is None)
 
 
 def for_cpu(params: PyTree) -> PyTree:

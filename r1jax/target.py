@@ -7,6 +7,8 @@ down asks where it runs.
 from dataclasses import dataclass
 from typing import Literal
 
+from jax.sharding import NamedSharding, PartitionSpec
+
 from r1jax.pallas.backend import REFERENCE, Backend, for_device
 from r1jax.sharding import Placement
 
@@ -34,6 +36,12 @@ class Target:
         return self.form == "cpu"
 
     @property
+    def everywhere(self) -> NamedSharding | None:
+        """Where small arrays lie that every device needs whole; None without a mesh."""
+        p = self.placement
+        return None if p is None else NamedSharding(p.mesh, PartitionSpec())
+
+    @property
     def kernels(self) -> bool:
         """Whether kernels run, over their own layout of the cache."""
         return self.form == "kernels"
@@ -49,7 +57,7 @@ def target_for(kind: str, placement: Placement | None = None) -> Target:
     Raises:
       ConfigError: A TPU generation that the kernels do not know.
     """
-    if kind == "cpu":
+    if kind == "cpu" and placement is None:
         return CPU
     backend = for_device(kind)
     form: Literal["plain", "kernels"] = "plain" if backend == REFERENCE else "kernels"

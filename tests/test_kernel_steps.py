@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax import model, parameters, sharding
+from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
+from r1jax.quant import QArray
 from r1jax.target import PLAIN, Target, target_for
 
 PAGE, COLUMNS = 16, 24
@@ -38,15 +39,42 @@ def params_of(family):
 
 
 @functools.cache
+def quantised(family):
+    """The toy with int8 kernels, and the plain tree that these stand for."""
+    few, wide = dict(params_of(family)), dict(params_of(family))
+    for group in model.group_sizes(config_of(family)):
+        few[group] = quant.quantise_layers(few[group])
+        wide[group] = jax.tree.map(
+            widened,
+            few[group],
+            params_of(family)[group],
+            is_leaf=lambda leaf: isinstance(leaf, QArray),
+        )
+    return few, wide
+
+
+def widened(leaf, like):
+    if not isinstance(leaf, QArray):
+        return leaf
+    if leaf.values.ndim == 5:  # experts' gate and up
+        return quant.widen(leaf, -3)
+    wide = quant.widen(leaf, -2)
+    if wide.ndim == 4 and like.shape[2] == 2:  # a dense gate and up: two matrices
+        wide = jnp.swapaxes(wide, 1, 2)
+    return wide.reshape(like.shape)
+
+
+@functools.cache
 def sequences():
     rng = np.random.default_rng(5)
     return [rng.integers(0, 512, length) for length in LENGTHS]
 
 
 @functools.cache
-def wanted(family):
+def wanted(family, few=False):
     run = jax.jit(lambda p, t: model.forward(config_of(family), p, t))
-    return [np.asarray(run(params_of(family), jnp.asarray(s))) for s in sequences()]
+    params = quantised(family)[1] if few else params_of(family)
+    return [np.asarray(run(params, jnp.asarray(s))) for s in sequences()]
 
 
 def schedule(g):
@@ -83,13 +111,14 @@ def pages_of(rng):
     return np.split(pages.astype(np.int32), 2)
 
 
-def check(family, target, g, params=None, devices=1):
+def check(family, target, g, params=None, devices=1, few=False):
     """Feeds both sequences on every data shard and compares each hidden state."""
     config, rng = config_of(family), np.random.default_rng(1)
     params = params_of(family) if params is None else params
+    answers = wanted(family, few)
     tables = [pages_of(rng) for _ in range(devices)]
     pages = devices * (1 + 2 * COLUMNS)
-    pools = make_pools(config, pages, PAGE, jnp.float32, target.kernels)
+    pools = make_pools(config, pages, PAGE, jnp.float32, target)
     pools = {n: pool.at[:, :].set(jnp.nan) for n, pool in pools.items()}
     if target.kernels:  # padding lanes of latents are zero, whoever owns them
         width = getattr(config.attention, "latent_dim", None)
@@ -105,7 +134,7 @@ def check(family, target, g, params=None, devices=1):
         hidden, pools = run(params, pools, batch)
         for shard, found in enumerate(np.split(np.asarray(hidden), devices)):
             for _, place, who, start, count in shards[shard][1]:
-                right = wanted(family)[who][start : start + count]
+                right = answers[who][start : start + count]
                 np.testing.assert_allclose(
                     found[place : place + count],
                     right,
@@ -144,6 +173,20 @@ def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
     where = sharding.shardings(params_of(family), axes, mesh, rules)
     cut = jax.device_put(params_of(family), where)
     check(family, Target("kernels", REFERENCE, placement), g, cut, data)
+
+
+@pytest.mark.parametrize("family", ["r1", "qwen2"])
+@pytest.mark.parametrize("data", [0, 2], ids=["alone", "on a mesh"])
+def test_weights_of_few_bits_multiply_as_what_they_stand_for(family, data):
+    params, axes = quantised(family)[0], parameters.logical_axes(config_of(family))
+    if not data:
+        return check(family, Target("kernels", REFERENCE), FEW, params, few=True)
+    for group in model.group_sizes(config_of(family)):
+        axes[group] = quant.quantised_axes(axes[group])
+    placement = sharding.Placement(sharding.make_mesh(data, 2), "throughput")
+    where = sharding.shardings(params, axes, placement.mesh, placement.rules)
+    target = Target("kernels", REFERENCE, placement)
+    return check(family, target, FEW, jax.device_put(params, where), data, few=True)
 
 
 def test_a_cpu_walks_rows_and_a_tpu_runs_kernels():

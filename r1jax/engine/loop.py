@@ -76,8 +76,16 @@ class Engine:
             in which they come; None draws their seeds.
 
         Raises:
-          ConfigError: The cache is too small for one request at full length.
+          ConfigError: The cache is too small for one request at full length, or the
+            mesh cuts sequences.
         """
+        if target.placement and target.placement.devices("rows") > 1:
+            raise ConfigError(
+                f"a mesh that cuts sequences over {target.placement.devices('rows')} "
+                "devices",
+                "the engine schedules one set of sequences",
+                "use a mesh of one device along 'data'",
+            )
         self.config, self.options = config, options
         page_size, total = options.page_size, next(iter(pools.values())).shape[1]
         pages = Pages(total, page_size)

@@ -155,11 +155,12 @@ class Runner:
         self._compiler_options = CPU_OPTIONS if target.form == "cpu" else {}
         self._config, self.params, self._pools = config, params, pools
         self._slots, self._columns = slots, columns
-        self._newest = jnp.zeros(slots, jnp.int32)
+        self._everywhere = where = target.everywhere
+        self._newest = jnp.zeros(slots, jnp.int32, device=where)
         table = (slots, config.vocab_size)
         self._counts = {
-            "prompt": jnp.zeros(table, jnp.bool_),
-            "answer": jnp.zeros(table, jnp.int32),
+            "prompt": jnp.zeros(table, jnp.bool_, device=where),
+            "answer": jnp.zeros(table, jnp.int32, device=where),
         }
         held = (params, pools, self._newest, self._counts)
         self._shapes = jax.tree.map(_shape_of, held)
@@ -177,7 +178,9 @@ class Runner:
         plain = jax.tree.map(lambda x: x.sharding, state)
         run, ints, floats = self._program(geometry)
         jitted = jax.jit(
-            run, in_shardings=(automatic, *plain, None, None), donate_argnums=(1, 2)
+            run,
+            in_shardings=(automatic, *plain, ints.sharding, floats.sharding),
+            donate_argnums=(1, 2),
         )
         shapes = jax.tree.map(_without_placement, self._shapes)
         compiled = jitted.lower(*shapes, ints, floats).compile()
@@ -204,14 +207,18 @@ class Runner:
         sizes = packing.fields(geometry, self._columns)
         size = sum(int(np.prod(shape)) for shape in sizes.values())
         run = partial(run_step, self._config, geometry, self._columns, self._target)
-        ints = jax.ShapeDtypeStruct((size,), jnp.int32)
-        return run, ints, jax.ShapeDtypeStruct((6, geometry.rows), jnp.float32)
+        shapes = {(size,): jnp.int32, (6, geometry.rows): jnp.float32}
+        ints, floats = (
+            jax.ShapeDtypeStruct(shape, dtype, sharding=self._everywhere)
+            for shape, dtype in shapes.items()
+        )
+        return run, ints, floats
 
     def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
         """Starts a step of a compiled shape; its outputs may not be computed yet."""
         g = plan.geometry
         ints, floats = packing.pack(plan, self._columns, self._slots, seeds)
-        ints, floats = jax.device_put((ints, floats))
+        ints, floats = jax.device_put((ints, floats), self._everywhere)
         if any(_penalized(row.sequence.sampling) for _, _, row in plan.placed()):
             self._counts = self._compiled["count", g](
                 self._newest, self._counts, ints, floats
@@ -230,8 +237,9 @@ def _without_placement(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype)
 
 
-def _put(leaf: Array, where: Format) -> Array:
-    return jax.device_put(leaf, where, donate=True)
+def _put(leaf: Any, where: Format) -> Array:
+    same = leaf.format == where
+    return leaf if same else jax.device_put(leaf, where, donate=True)
 
 
 def _penalized(params: Any) -> bool:

@@ -4,39 +4,26 @@ For few tokens every device sees all of them, and the sums are added up between 
 For many, tokens travel to the devices that hold their experts and back.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from r1jax.layers.linear import Stacked
 from r1jax.layers.router import Routes
 from r1jax.pallas.backend import Backend
 from r1jax.pallas.expert_dispatch import Axis, combine, dispatch, make_plan, most_rows
 from r1jax.pallas.grouped_matmul import grouped_matmul
 from r1jax.quant import QArray
 from r1jax.sharding import Placement
-from r1jax.target import Target
 from r1jax.typing import Array, Float, Int
 
 # From so many tokens a device on, they travel: then a device's rows are more than one
 # exchange's latency is worth.
 _TRAVEL = 16
-
-
-@flax.struct.dataclass
-class Stacked:
-    """A kernel within the stack of all layers: a slice of it would be a copy.
-
-    Attributes:
-      stack: [L, ...], plain or quantised.
-      layer: Which layer, an int32 scalar.
-    """
-
-    stack: Array | QArray
-    layer: Array
 
 
 class Matrices(NamedTuple):
@@ -47,7 +34,7 @@ class Matrices(NamedTuple):
 
 
 def experts_by_kernels(
-    x: Float[Array, "T D"], gate_up: Stacked, down: Stacked, routes: Routes, on: Target
+    x: Float[Array, "T D"], gate_up: Stacked, down: Stacked, routes: Routes
 ) -> Float[Array, "T D"]:
     """Sums each token's chosen experts, weighed; sums are float32.
 
@@ -56,16 +43,15 @@ def experts_by_kernels(
       gate_up: The first matrices of the experts, with those of other layers.
       down: The second.
       routes: Of the tokens.
-      on: What runs.
     """
     matrices, layer = Matrices(gate_up.stack, down.stack), gate_up.layer
+    on = gate_up.target
     if on.placement is None:
         run = _Experts(matrices, layer, on.backend)
         return _sum_here(x, routes, run, jnp.int32(0)).astype(x.dtype)
     p = on.placement
     axis = Axis(p.mesh_axes("experts"), p.devices("experts"))
-    travels = len(x) % axis.size == 0 and len(x) >= _TRAVEL * axis.size
-    form = _travelling if travels else _staying
+    form = _travelling if len(x) >= _TRAVEL * axis.size else _staying
     return form(x, routes, matrices, layer, p, axis, on.backend).astype(x.dtype)
 
 
@@ -159,27 +145,44 @@ def _travelling(
     axis: Axis,
     backend: Backend,
 ) -> Float[Array, "T D"]:
-    """Tokens go to their experts' devices and back, in as many windows as it takes."""
+    """Tokens go to their experts' devices and back, in as many windows as it takes.
+
+    Devices that hold the same tokens send a part of them each.
+    """
     experts = _values(matrices.down).shape[1]
+    tokens = placement.mesh_axes("tokens")
+    same = tuple(name for name in axis.names if name not in tokens)
+    holders = math.prod(placement.mesh.shape[name] for name in same)
+
+    def part(array: Array, nobody: int) -> Array:
+        more = -len(array) % holders
+        padded = jnp.pad(array, ((0, more), (0, 0)), constant_values=nobody)
+        size = len(padded) // holders
+        here = jax.lax.axis_index(same) if same else 0
+        return jax.lax.dynamic_slice_in_dim(padded, here * size, size)
 
     def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
-        chosen, weights = routes
+        mine, chosen, weights = part(x, 0), part(routes[0], experts), part(routes[1], 0)
         plan = make_plan(chosen, experts=experts, axis=axis)
         most = most_rows(*chosen.shape, experts=experts, axis=axis)
         capacity = min(most, 2 * chosen.size)  # twice what comes on the average
 
         def add(window: Array, total: Array) -> Array:
             rows, sizes = dispatch(
-                x, plan, capacity=capacity, window=window, backend=backend
+                mine, plan, capacity=capacity, window=window, backend=backend
             )
             out = _Experts(matrices, layer, backend)(rows, sizes)
-            mine = combine(out, weights, plan, window=window, backend=backend)
-            return total + mine
+            some = combine(out, weights, plan, window=window, backend=backend)
+            return total + some
 
-        zeros = jnp.zeros(x.shape, jnp.float32)
-        return jax.lax.fori_loop(0, plan.windows(capacity), add, zeros)
+        zeros = jnp.zeros(mine.shape, jnp.float32)
+        total = jax.lax.fori_loop(0, plan.windows(capacity), add, zeros)
+        total = total.astype(x.dtype)
+        if same:
+            total = jax.lax.all_gather(total, same, tiled=True)
+        return total[: len(x)]
 
-    cut, whole = PartitionSpec(axis.names), PartitionSpec()
+    cut, whole = PartitionSpec(tokens or None), PartitionSpec()
     inputs = (cut, (cut, cut), _specs(matrices, placement), whole)
     return placement.on_each(local, inputs, cut)(x, routes, matrices, layer)
 

@@ -12,7 +12,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from r1jax.pallas.quant_matmul import quant_matmul
+from r1jax.quant import QArray
+from r1jax.target import Target
 from r1jax.typing import Array, Float, typechecked
 
 # More rows than this and a library's matrix product is faster than `matvecs`.
@@ -26,6 +30,21 @@ class Turned:
     """A kernel stored [..., outputs, inputs]."""
 
     array: Array
+
+
+@flax.struct.dataclass
+class Stacked:
+    """A kernel within the stack of all layers, for kernels: a slice would be a copy.
+
+    Attributes:
+      stack: [L, ...], plain or quantised.
+      layer: Which layer, an int32 scalar.
+      target: What runs.
+    """
+
+    stack: Array | QArray
+    layer: Array
+    target: Target = flax.struct.field(pytree_node=False)
 
 
 Kernel = Array | Turned
@@ -59,6 +78,58 @@ def project(
         y = jnp.matmul(kernel.array, across, preferred_element_type=dtype)
         return jax.lax.optimization_barrier(y).T
     return jnp.matmul(x, kernel.array.T, preferred_element_type=dtype)
+
+
+def project_quantised(
+    x: Float[Array, "T ..."], kernel: Stacked, axes: Sequence[str], inputs: int
+) -> Float[Array, "T ..."]:
+    """Multiplies by matrices of few bits, on every device by its own part of them.
+
+    Args:
+      x: [T, *inputs].
+      kernel: Matrices [L, I, O] of all layers, or several a layer, [L, G, I, O].
+      axes: The logical axes of the kernel before it became a matrix.
+      inputs: How many of them are summed over.
+
+    Returns:
+      [T, O], or [T, G, O].
+    """
+    stack, target, on = kernel.stack, kernel.target, kernel.target.placement
+    assert isinstance(stack, QArray)  # plain kernels are sliced by the scan
+    several = stack.values.ndim > 3
+    axis_in, axis_out = axes[0], axes[-1] if several else axes[inputs]
+
+    def local(x: Array, values: Array, scales: Array, layer: Array) -> Array:
+        many = values.shape[1] if several else 1
+        flat = x.reshape(len(x), -1)
+        matrices = values.reshape(-1, *values.shape[-2:])
+        columns = scales.reshape(-1, scales.shape[-1])
+        products = [
+            quant_matmul(
+                flat, matrices, columns, layer=layer * many + i, backend=target.backend
+            )
+            for i in range(many)
+        ]
+        y = jnp.stack(products, axis=1) if several else products[0]
+        over = on.mesh_axes(axis_in) if on else ()
+        return jax.lax.psum(y, over) if over else y
+
+    arguments = (x, stack.values, stack.scales, kernel.layer)
+    if on is None:
+        return local(*arguments)
+    lead = ("layers", None) if several else ("layers",)
+    rest = [None] * (x.ndim - 2)
+    specs = (
+        on.spec(("tokens", axis_in, *rest), x.shape),
+        on.spec((*lead, axis_in, axis_out), stack.values.shape),
+        on.spec((*lead, axis_out), stack.scales.shape),
+        PartitionSpec(),
+    )
+    middle = [None] * (len(lead) - 1)
+    out = PartitionSpec(
+        on.mesh_axes("tokens") or None, *middle, on.mesh_axes(axis_out) or None
+    )
+    return on.on_each(local, specs, out)(*arguments)
 
 
 @typechecked
@@ -117,7 +188,10 @@ class Projection(nn.Module):
             out_axis=tuple(range(self.inputs, len(shape))),
         )
         kernel = weight(self, "kernel", init, axes, shape)
-        if isinstance(kernel, Turned):
+        if isinstance(kernel, Stacked):
+            y = project_quantised(x, kernel, axes, self.inputs)
+            y = y.reshape(len(x), *outputs)
+        elif isinstance(kernel, Turned):
             y = project(x.reshape(len(x), -1), kernel).reshape(len(x), *outputs)
         else:
             # Joined into a matrix, axes that a mesh cuts would be gathered first.

@@ -130,7 +130,7 @@ class Experts(nn.Module):
             chosen, weights = routes
             # Padding chooses none: its experts would be read for nothing.
             chosen = jnp.where(batch.positions[:, None] >= 0, chosen, e)
-            return experts_by_kernels(x, gate_up, down, (chosen, weights), batch.target)
+            return experts_by_kernels(x, gate_up, down, (chosen, weights))
         form = experts_used if len(x) <= FEW_ROWS else experts_sorted
         return form(x, gate_up, down, routes)
 

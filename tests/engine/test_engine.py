@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from engine.collect import ask, submit
-from r1jax import cache, model, parameters
+from r1jax import cache, model, parameters, sharding
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
 from r1jax.engine.loop import Engine
 from r1jax.engine.steps import Runner
 from r1jax.engine.types import EngineOptions, SamplingParams
-from r1jax.target import CPU, PLAIN
+from r1jax.pallas.backend import REFERENCE
+from r1jax.target import CPU, PLAIN, Target
 
 CONFIG = ModelConfig.from_dict(
     {
@@ -73,6 +74,22 @@ def tight(params):
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def meshed(params):
+    """Two devices, through the kernels' meanings."""
+    placement = sharding.Placement(sharding.make_mesh(1, 2), "throughput")
+    target = Target("kernels", REFERENCE, placement)
+    options = EngineOptions(LONGEST, 2, 64, page_size=16)
+    pools = cache.make_pools(CONFIG, 40, 16, jnp.float32, target)
+    axes = parameters.logical_axes(CONFIG)
+    where = sharding.shardings(params, axes, placement.mesh, placement.rules)
+    mine = jax.device_put(params, where, may_alias=False)
+    engine = Engine(CONFIG, mine, pools, options, target=target, seed=1)
+    engine.wait_until_compiled()
+    yield engine
+    engine.close()
+
+
 # Prompt length and sampling of requests that have nothing in common.
 REQUESTS = [
     (5, dict(temperature=0.0)),
@@ -107,7 +124,7 @@ def plain_answers(params):
     ]
 
 
-@pytest.fixture(params=["roomy", "tight"])
+@pytest.fixture(params=["roomy", "tight", "meshed"])
 def engine(request):
     return request.getfixturevalue(request.param)
 

@@ -1,0 +1,173 @@
+"""The real TPU compiler takes whole steps of real models, and finds kernels in them."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh, NamedSharding
+
+from r1jax import cache, model, parameters, quant, sharding
+from r1jax.cache import Batch, Geometry
+from r1jax.engine import packing, steps
+from r1jax.presets import preset
+from r1jax.target import target_for
+from tests.pallas.tpu import devices, needs_compiler
+
+pytestmark = [pytest.mark.tpu_compile, needs_compiler]
+
+COLUMNS, PAGE = 64, 128
+V5E_BYTES = 15.75 * 2**30  # what the compiler lets a program use of a v5e's 16 GB
+
+
+def slice_of(topology, data, tensor):
+    grid = np.array(devices(topology)).reshape(data, tensor)
+    placement = sharding.Placement(Mesh(grid, sharding.MESH_AXES), "throughput")
+    return target_for(grid.flat[0].device_kind, placement)
+
+
+def shape(target, axes, sizes, dtype=jnp.int32):
+    on = target.placement
+    where = NamedSharding(on.mesh, on.spec(axes, sizes))
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=where)
+
+
+def weights(config, target, few_bits):
+    """Returns the tree of shapes, placed; int8 where that is asked for."""
+    tree = parameters.abstract(config, jnp.bfloat16)
+    axes = parameters.logical_axes(config)
+    for shelf in (tree, axes):
+        shelf.pop("mtp", None)
+    for group in model.group_sizes(config) if few_bits else ():
+        tree[group] = jax.eval_shape(quant.quantise_layers, tree[group])
+        axes[group] = quant.quantised_axes(axes[group])
+    on = target.placement
+    where = sharding.shardings(tree, axes, on.mesh, on.rules)
+    return jax.tree.map(
+        lambda leaf, w: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=w),
+        tree,
+        where,
+    )
+
+
+def pools(config, target, pages):
+    on, made = target.placement, {}
+    for name, page in cache.pool_shapes(config, PAGE, kernels=True).items():
+        sizes = (config.layers, pages, *page)
+        where = NamedSharding(on.mesh, cache.pool_spec(name, sizes, on))
+        made[name] = jax.ShapeDtypeStruct(sizes, jnp.bfloat16, sharding=where)
+    return made
+
+
+def compiled(function, target, *arguments):
+    """Compiles with the weights (first) as the compiler lays them, pools donated."""
+    where = jax.tree.map(lambda x: x.sharding, arguments)
+    laid = jax.tree.map(lambda w: Format(Layout.AUTO, w), where[0])
+    plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    with jax.set_mesh(target.placement.mesh):
+        jitted = jax.jit(function, in_shardings=(laid, *where[1:]), donate_argnums=1)
+        return jitted.trace(*plain).lower(lowering_platforms=("tpu",)).compile()
+
+
+def kernels_of(program, pool):
+    """Checks what a step may not hold; returns the names of its kernels."""
+    text, memory = program.as_text(), program.memory_analysis()
+    assert "ragged-dot" not in text
+    # A softmax outside a kernel would have its exponentials there; merging shares of
+    # one takes an exponential for each query, never for each key.
+    found = re.findall(r"f32\[([\d,]+)\]\S* exponential\(.*op_name=\"([^\"]*)\"", text)
+    assert found
+    assert not [x for x in found if "/attention/" in x[1] and x[0][-2:] != ",1"]
+    held = math.prod(pool.sharding.shard_shape(pool.shape))
+    bytes_here = held * pool.dtype.itemsize
+    assert memory.alias_size_in_bytes >= bytes_here
+    assert memory.temp_size_in_bytes < bytes_here / 4
+    assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < V5E_BYTES
+    calls = re.findall(r"%([a-z_]+)[.\d]* = .*tpu_custom_call", text)
+    return set(calls)
+
+
+@functools.cache
+def r1_step(g, rows_a_device):
+    config = preset("r1")
+    target = slice_of("v5e:8x8", 8, 8)
+    data = target.placement.devices("rows")
+    pool = pools(config, target, data * rows_a_device)
+    tokens = shape(target, ("tokens",), (data * g.tokens,))
+    batch = Batch(
+        tokens,
+        tokens,
+        shape(target, ("rows", None), (data * g.rows, COLUMNS)),
+        shape(target, ("rows",), (data * g.rows,)),
+        geometry=g,
+        target=target,
+    )
+
+    def step(params, pools, batch):
+        hidden, pools = model.step(config, params, pools, batch)
+        return jnp.argmax(model.logits(params, hidden), axis=-1), pools
+
+    params = weights(config, target, few_bits=True)
+    return compiled(step, target, params, pool, batch), pool["latent"]
+
+
+def test_r1_decodes_on_64_v5e_chips_by_kernels_alone():
+    """All 61 layers, int8, 32 sequences."""
+    found = kernels_of(*r1_step(Geometry(4, 0, 0), 128))
+    assert found == {"mla_decode", "quant_matmul", "grouped_matmul"}
+
+
+@pytest.mark.slow
+def test_r1_prefills_on_64_v5e_chips_by_kernels_alone():
+    found = kernels_of(*r1_step(Geometry(4, 1, 512), 128))
+    assert found >= {
+        "mla_decode",
+        "flash_prefill",
+        "quant_matmul",
+        "grouped_matmul",
+        "expert_dispatch",
+        "expert_combine",
+    }
+
+
+def llama_step(g):
+    """The engine's own step, sampling included."""
+    config = preset("distill-llama-8b")
+    target = slice_of("v5e:2x2", 1, 4)
+    pool = pools(config, target, 256)
+    everywhere = functools.partial(shape, target)
+    vocabulary = (g.rows, config.vocab_size)
+    size = sum(int(np.prod(s)) for s in packing.fields(g, COLUMNS).values())
+    arguments = (
+        weights(config, target, few_bits=False),
+        pool,
+        everywhere((None,), (g.rows,)),
+        {
+            "prompt": everywhere((None, None), vocabulary, jnp.bool_),
+            "answer": everywhere((None, None), vocabulary),
+        },
+        everywhere((None,), (size,)),
+        everywhere((None, None), (6, g.rows), jnp.float32),
+    )
+    run = functools.partial(steps.run_step, config, g, COLUMNS, target)
+    return compiled(run, target, *arguments), pool["kv"]
+
+
+def test_llama_8b_decodes_on_4_v5e_chips_by_kernels_alone():
+    assert kernels_of(*llama_step(Geometry(8, 0, 0))) == {"gqa_decode"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("g", "kernels"),
+    [
+        (Geometry(8, 1, 64), {"gqa_mixed"}),
+        (Geometry(8, 1, 512), {"gqa_decode", "flash_prefill"}),
+    ],
+)
+def test_llama_8b_prefills_on_4_v5e_chips_by_kernels_alone(g, kernels):
+    assert kernels_of(*llama_step(g)) == kernels
