@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from r1jax import cache, parameters
 from r1jax.config import ModelConfig
+from r1jax.engine.loop import check_target
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.llm import LLM
@@ -95,7 +96,9 @@ def _target(mesh: Mesh | None) -> Target:
     if mesh is None:
         return target_for(jax.devices()[0].device_kind)
     placement = Placement(mesh, "throughput")
-    return target_for(mesh.devices.flat[0].device_kind, placement)
+    target = target_for(mesh.devices.flat[0].device_kind, placement)
+    check_target(target)
+    return target
 
 
 def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:

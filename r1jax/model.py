@@ -159,7 +159,7 @@ def for_cpu(params: PyTree) -> PyTree:
     def turn(path: Any, leaf: Array) -> Any:
         names = [k.key for k in path]
         if names[-2:] == ["router", "kernel"]:
-            return leaf
+            return jnp.asarray(leaf)
         if names[-1] == "kernel":
             inputs = 2 if names[-2] == "o" else 1
             rows = math.prod(leaf.shape[:inputs])
@@ -169,7 +169,8 @@ def for_cpu(params: PyTree) -> PyTree:
             return Turned(jnp.asarray(jnp.swapaxes(flat, 1, 2)))
         return jnp.asarray(leaf)
 
-    arranged = dict(params)
+    others = {name: leaf for name, leaf in params.items() if name not in GROUPS}
+    arranged = jax.tree.map(jnp.asarray, others)
     for group, size in ((g, _layers(params[g])) for g in GROUPS if g in params):
         arranged[group] = tuple(
             jax.tree_util.tree_map_with_path(

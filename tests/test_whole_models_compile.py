@@ -91,12 +91,14 @@ def kernels_of(program, pool):
     return set(calls)
 
 
-@functools.cache
-def r1_step(g, rows_a_device):
-    config = preset("r1")
-    target = slice_of("v5e:8x8", 8, 8)
-    data = target.placement.devices("rows")
-    pool = pools(config, target, data * rows_a_device)
+R1 = ("r1", "v5e:8x8", 8, 8)
+LLAMA = ("distill-llama-8b", "v5e:2x2", 1, 4)
+
+
+def model_step(name, topology, data, tensor, g, few_bits):
+    """The model's step and its likeliest tokens."""
+    config, target = preset(name), slice_of(topology, data, tensor)
+    pool = pools(config, target, 128 * data)
     tokens = shape(target, ("tokens",), (data * g.tokens,))
     batch = Batch(
         tokens,
@@ -111,33 +113,14 @@ def r1_step(g, rows_a_device):
         hidden, pools = model.step(config, params, pools, batch)
         return jnp.argmax(model.logits(params, hidden), axis=-1), pools
 
-    params = weights(config, target, few_bits=True)
-    return compiled(step, target, params, pool, batch), pool["latent"]
+    params = weights(config, target, few_bits)
+    program = compiled(step, target, params, pool, batch)
+    return program, next(iter(pool.values()))
 
 
-def test_r1_decodes_on_64_v5e_chips_by_kernels_alone():
-    """All 61 layers, int8, 32 sequences."""
-    found = kernels_of(*r1_step(Geometry(4, 0, 0), 128))
-    assert found == {"mla_decode", "quant_matmul", "grouped_matmul"}
-
-
-@pytest.mark.slow
-def test_r1_prefills_on_64_v5e_chips_by_kernels_alone():
-    found = kernels_of(*r1_step(Geometry(4, 1, 512), 128))
-    assert found >= {
-        "mla_decode",
-        "flash_prefill",
-        "quant_matmul",
-        "grouped_matmul",
-        "expert_dispatch",
-        "expert_combine",
-    }
-
-
-def llama_step(g):
+def engine_step(name, topology, data, tensor, g):
     """The engine's own step, sampling included."""
-    config = preset("distill-llama-8b")
-    target = slice_of("v5e:2x2", 1, 4)
+    config, target = preset(name), slice_of(topology, data, tensor)
     pool = pools(config, target, 256)
     everywhere = functools.partial(shape, target)
     vocabulary = (g.rows, config.vocab_size)
@@ -154,20 +137,42 @@ def llama_step(g):
         everywhere((None, None), (6, g.rows), jnp.float32),
     )
     run = functools.partial(steps.run_step, config, g, COLUMNS, target)
-    return compiled(run, target, *arguments), pool["kv"]
+    return compiled(run, target, *arguments), next(iter(pool.values()))
+
+
+def test_r1_decodes_on_64_v5e_chips_by_kernels_alone():
+    """All 61 layers, int8, 32 sequences."""
+    found = kernels_of(*model_step(*R1, Geometry(4, 0, 0), few_bits=True))
+    assert found == {"mla_decode", "quant_matmul", "grouped_matmul"}
 
 
 def test_llama_8b_decodes_on_4_v5e_chips_by_kernels_alone():
-    assert kernels_of(*llama_step(Geometry(8, 0, 0))) == {"gqa_decode"}
+    found = kernels_of(*model_step(*LLAMA, Geometry(8, 0, 0), few_bits=False))
+    assert found == {"gqa_decode"}
+
+
+@pytest.mark.slow
+def test_r1_prefills_on_64_v5e_chips_by_kernels_alone():
+    found = kernels_of(*model_step(*R1, Geometry(4, 1, 512), few_bits=True))
+    assert found == {
+        "mla_decode",
+        "flash_prefill",
+        "quant_matmul",
+        "grouped_matmul",
+        "expert_dispatch",
+        "expert_combine",
+        "expert_sum",
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("g", "kernels"),
     [
+        (Geometry(8, 0, 0), {"gqa_decode"}),
         (Geometry(8, 1, 64), {"gqa_mixed"}),
         (Geometry(8, 1, 512), {"gqa_decode", "flash_prefill"}),
     ],
 )
-def test_llama_8b_prefills_on_4_v5e_chips_by_kernels_alone(g, kernels):
-    assert kernels_of(*llama_step(g)) == kernels
+def test_the_engine_s_step_of_llama_8b_runs_kernels_alone(g, kernels):
+    assert kernels_of(*engine_step(*LLAMA, g)) == kernels

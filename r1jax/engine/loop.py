@@ -42,6 +42,21 @@ class _InFlight:
     outputs: dict[str, jax.Array]
 
 
+def check_target(target: Target) -> None:
+    """Refuses a mesh that the engine has no plan for.
+
+    Raises:
+      ConfigError: It cuts sequences.
+    """
+    devices = target.placement.devices("rows") if target.placement else 1
+    if devices > 1:
+        raise ConfigError(
+            f"a mesh that cuts sequences over {devices} devices",
+            "the engine schedules one set of sequences",
+            "use a mesh of one device along 'data'",
+        )
+
+
 class Engine:
     """Serves many requests at once from one set of parameters.
 
@@ -79,13 +94,7 @@ class Engine:
           ConfigError: The cache is too small for one request at full length, or the
             mesh cuts sequences.
         """
-        if target.placement and target.placement.devices("rows") > 1:
-            raise ConfigError(
-                f"a mesh that cuts sequences over {target.placement.devices('rows')} "
-                "devices",
-                "the engine schedules one set of sequences",
-                "use a mesh of one device along 'data'",
-            )
+        check_target(target)
         self.config, self.options = config, options
         page_size, total = options.page_size, next(iter(pools.values())).shape[1]
         pages = Pages(total, page_size)
