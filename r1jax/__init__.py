@@ -11,6 +11,7 @@ from r1jax.engine.types import SamplingParams
 from r1jax.errors import R1jaxError
 from r1jax.llm import LLM
 from r1jax.load import load
+from r1jax.sharding import make_mesh
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Delta", "R1jaxError", "SamplingParams", "load"]
+__all__ = ["LLM", "Delta", "R1jaxError", "SamplingParams", "load", "make_mesh"]

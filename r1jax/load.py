@@ -49,7 +49,7 @@ def load(
         demonstration model of the `demo` extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
         slow with the others, and bfloat16 elsewhere.
-      mesh: Devices to cut the model over, as `r1jax.sharding.make_mesh(1, 4)` arranges
+      mesh: Devices to cut the model over, as `r1jax.make_mesh(1, 4)` arranges
         them: heads, feed-forward, vocabulary and experts go over the second axis. By
         default it runs on one device.
       max_model_len: Longest context in tokens; the model's own limit by default.

@@ -21,6 +21,7 @@ from r1jax.load import load
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.generation import Admission
 from r1jax.serve.stream import write_json
+from r1jax.sharding import make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _bind(args.host, args.port) as listener:
             given = {name: getattr(args, name) for name in _LOAD_FLAGS}
             _keep_compiled(args.compilation_cache)
+            if args.tensor_parallel_size:
+                given["mesh"] = make_mesh(1, args.tensor_parallel_size)
             llm = load(args.source, **{k: v for k, v in given.items() if v is not None})
             _ = llm.tokenizer  # what has none cannot be served
             try:
@@ -229,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-num-seqs", type=_whole(1), help="sequences that run at once")
     add("--max-num-batched-tokens", type=_whole(1), help="tokens of a prefill step")
     add("--page-size", type=_whole(1), help="tokens in a page of the cache")
+    add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=_whole(2), help="pages in the cache")
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)

@@ -82,6 +82,19 @@ def test_serves_until_a_signal_and_exits_well(load, monkeypatch, capsys, number)
     assert re.search(rf"^listening +{visitor.url}/v1$", said, re.MULTILINE)
 
 
+def test_tensor_parallel_size_makes_a_mesh(load, monkeypatch):
+    visitor = Visitor(monkeypatch, lambda url: None)
+    assert command.main(["--port", "0", "--tensor-parallel-size", "2"]) == 0
+    visitor.join()
+    [(_, arguments)] = load
+    assert dict(arguments["mesh"].shape) == {"data": 1, "tensor": 2}
+
+
+def test_more_devices_than_there_are_is_refused(load, capsys):
+    assert command.main(["--port", "0", "--tensor-parallel-size", "999"]) == 2
+    assert "it needs 999 devices" in capsys.readouterr().err
+
+
 def test_the_curl_line_is_right(load, monkeypatch, capsys):
     def visit(url):
         line = capsys.readouterr().out.splitlines()[-1]
