@@ -21,16 +21,16 @@ from r1jax.pallas.grouped_matmul.kernel import ALIGNED, Blocks, buffers
 # Up to here every row meets every used expert: loading the weights into the matrix
 # units takes longer than the rows do.
 FEW = 64
-_TILE, _REST = 256, 64
+_TILE, _REST = 512, 64
 # Where an expert has so few rows, less than a `_REST` is multiplied at once.
 _SCARCE = 16
-# Rows in a step, and with many rows the least columns; there are four blocks of them or
-# more, for the first one's copy hides behind nothing.
+# Rows in a step, and with many rows the least columns. Columns are cut in two or more,
+# and there are some steps at least: the first one's copy hides behind nothing.
 _ROWS = 1024
-_COLUMNS, _STEPS = 512, 4
+_COLUMNS, _STEPS = 512, 16
 # Bundles of a tile's product. The code for it is written twice, for whole tiles and for
-# the rest.
-_BODY = 8192
+# the rest. On v6e alone bundles bind where this is 8,192.
+_BODY = {"v5e": 8192, "v6e": 16384, "v7x": 8192}
 # With few rows, the weights' bytes to aim at in a step. A step's own bundles, about
 # 350, must be few beside its copy; the first step's copy hides behind nothing.
 _BYTES = {"v5e": 4 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
@@ -44,24 +44,18 @@ def choose(
     """Returns sizes for rows [M, D] of `experts` and weights [.., G, D, F]."""
     count, depth = rows.shape
     gates, columns = weights.shape[1], weights.shape[-1]
-    if count <= FEW:
-        held = tile = rest = count
-    else:
-        held = min(_round_up(count, ALIGNED), _ROWS)
-        mean = pl.next_power_of_2(pl.cdiv(count, experts))
-        least = _REST if mean > _SCARCE else 2 * _SCARCE
-        tile = min(max(mean, least), _TILE, held)
-        rest = min(_REST, tile)
+    # Products of a tile; a scale's block may fill but a part of a matrix unit's depth.
+    products = _BODY[chip.name] * chip.peak["bfloat16"] / chip.clock / 2
+    products *= min(1.0, (kind.depth if kind else depth) / chip.mxu_width)
+    held, tile, rest = _heights(count, experts, gates * depth, products, chip)
     if tile <= FEW:
         strip = gates * depth * LANES * jax.dtypes.itemsize_bits(weights.dtype) // 8
         most, terms = LANES * (_BYTES[chip.name] // strip), _TERMS_FEW
         most = max(most, LANES if count <= FEW else _COLUMNS)
     else:
-        # Products of a bundle, and how much of a matrix unit's depth a block fills.
-        rate = chip.peak["bfloat16"] / chip.clock / 2
-        rate *= min(1.0, (kind.depth if kind else depth) / chip.mxu_width)
-        area = int(_BODY * rate) // (tile * gates)
-        most = max(_COLUMNS, min(area // depth, columns // _STEPS))
+        area = int(products) // (tile * gates)
+        strips = max(2, pl.cdiv(_STEPS, max(experts, pl.cdiv(count, held))))
+        most = max(_COLUMNS, min(area // depth, columns // strips))
         terms = area // most
     wide, terms = _divide(columns, most), chunk(depth, kind, terms)
     blocks = Blocks(held, tile, rest, wide, terms)
@@ -76,6 +70,21 @@ def choose(
             tile = min(blocks.tile, held)
             blocks = blocks._replace(rows=held, tile=tile, rest=min(blocks.rest, tile))
     return blocks
+
+
+def _heights(
+    count: int, experts: int, terms: int, products: float, chip: Chip
+) -> tuple[int, int, int]:
+    """Returns the rows of a step, of a tile, and of the tiles for what is left."""
+    if count <= FEW:
+        return count, count, count
+    held = min(_round_up(count, ALIGNED), _ROWS)
+    mean = pl.next_power_of_2(pl.cdiv(count, experts))
+    least = _REST if mean > _SCARCE else 2 * _SCARCE
+    tile = min(max(mean, least), _TILE, held)
+    if tile * terms * 2 * _COLUMNS > products:
+        tile = min(tile, _TILE // 2)
+    return held, tile, min(tile, max(_REST, min(tile, chip.mxu_width) // 2))
 
 
 def check(blocks: Blocks, rows: Any, weights: Any, kind: Scaling | None) -> None:

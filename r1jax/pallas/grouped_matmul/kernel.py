@@ -212,7 +212,7 @@ def _kernel(
             count = pl.cdiv(high - start, blocks.tile)
             every(blocks.tile, start, count, lambda s, t: multiply(s, t, sums))
             return
-        whole = (high - start + blocks.tile - 1 - blocks.rest) // blocks.tile
+        whole = (high - start + blocks.rest - 1) // blocks.tile
         left = start + whole * blocks.tile
         small = pl.cdiv(high - left, blocks.rest)
         every(blocks.tile, start, whole, lambda s, t: multiply(s, t, sums[:gates]))
