@@ -15,11 +15,12 @@ from typing import Literal, NamedTuple
 
 _LINE = re.compile(r"^ *(?:0x[0-9a-f]+|0) +(?P<mark>[A-Z]{2})?: *(?P<depth>>*) ")
 _BRANCH = re.compile(r"sbr\.rel (?:\([^)]*\) )?target = \$region(\d+)")
-_TEST = re.compile(r"= scmp\.ge\.s32\.totalorder %\w+, (\d+) /\* loop exit test")
+_TEST = re.compile(r"(%\w+) = scmp\.ge\.s32\.totalorder %\w+, (\d+)")
+_BACK = re.compile(r"sbr\.rel \(!(%\w+)\) target")
 _STARTS = re.compile(r"Start(?:/End empty)? region (\d+)")
 _FINAL = "-final_bundles.txt"
 _UNITS = "-final_hlo-static-per-bundle-utilization.txt"
-# Bundles after a branch that are issued whether it is taken or not.
+# Bundles after a branch that are issued whether it is taken or not, at most.
 _DELAY = 4
 # A branch over fewer bundles is counted as if it were never taken: what lies under it
 # belongs to what is around it, for us and for the peers.
@@ -182,7 +183,8 @@ def schedule(
 ) -> Schedule:
     """Adds up a kernel's bundles by region."""
     bundles = list(_bundles(lines))
-    spans = [*_loops(bundles), *_skips(bundles)]
+    delay = _delay(bundles)
+    spans = [*_loops(bundles, delay), *_skips(bundles, delay)]
     while True:
         schedule = _added(name, bundles, _nested(spans), capacity, rows)
         pairs = zip(_nested(spans), schedule.regions, strict=True)
@@ -195,6 +197,7 @@ def schedule(
 class _Bundle(NamedTuple):
     depth: int  # of loops
     opens: bool  # a loop
+    lands: bool  # a branch may lead here
     target: str | None  # the region that it branches to
     starts: list[str]  # regions
     limit: int | None = None  # of the loop that ends here
@@ -227,36 +230,61 @@ def _bundles(lines: Iterable[str]) -> Iterator[_Bundle]:
         after[i] = below
         if marked[i]:
             below = marked[i] - opens[i]  # a loop's head lies outside it
+    tests = dict(_TEST.findall("".join(texts)))
     before = 0
     for i, depth in enumerate(marked):
         before = depth or min(before, after[i])
         branch = _BRANCH.search(texts[i])
         starts = _STARTS.findall(texts[i])
-        test = _TEST.search(texts[i])
+        back = _BACK.search(texts[i])
+        limit = tests.get(back[1]) if back else None
         yield _Bundle(
             before,
             opens[i],
+            found[i]["mark"] in ("LB", "PF"),
             branch[1] if branch else None,
             starts,
-            int(test[1]) if test else None,
+            None if limit is None else int(limit),
         )
 
 
-def _loops(bundles: Sequence[_Bundle]) -> Iterator[_Span]:
-    """Yields loops, from the depth of the bundles."""
-    open_: list[tuple[int, int]] = []
-    for i, bundle in enumerate([*bundles, _Bundle(0, False, None, [])]):
-        while open_ and open_[-1][1] >= bundle.depth + (not bundle.opens):
-            yield _Span(open_.pop()[0], i, "loop")
-        if bundle.opens:
-            open_.append((i, bundle.depth))
+def _delay(bundles: Sequence[_Bundle]) -> int:
+    """Returns a branch's delay slots: 4 up to v6e, 1 on v7x.
+
+    No branch leads into them, so they are the fewest bundles before the next one that
+    a branch leads to.
+    """
+    fewest = _DELAY
+    for i, bundle in enumerate(bundles):
+        if bundle.target:
+            window = [b.lands for b in bundles[i + 1 : i + 1 + fewest]]
+            fewest = window.index(True) if True in window else fewest
+    return fewest
 
 
-def _skips(bundles: Sequence[_Bundle]) -> Iterator[_Span]:
+def _loops(bundles: Sequence[_Bundle], delay: int) -> Iterator[_Span]:
+    """Yields loops: from the head to the branch back to it and its delay slots.
+
+    Where there is no such branch, as far as the bundles' depth says.
+    """
+    where = {name: i for i, bundle in enumerate(bundles) for name in bundle.starts}
+    backs = {where.get(b.target): i for i, b in enumerate(bundles) if b.target}
+    for i, bundle in enumerate(bundles):
+        if not bundle.opens:
+            continue
+        if (back := backs.get(i, -1)) >= i:
+            yield _Span(i, min(back + 1 + delay, len(bundles)), "loop")
+            continue
+        inside = (b.depth >= bundle.depth for b in bundles[i:])
+        length = next((n for n, is_in in enumerate(inside) if not is_in), None)
+        yield _Span(i, len(bundles) if length is None else i + length, "loop")
+
+
+def _skips(bundles: Sequence[_Bundle], delay: int) -> Iterator[_Span]:
     """Yields what forward branches skip."""
     where = {name: i for i, bundle in enumerate(bundles) for name in bundle.starts}
     for i, bundle in enumerate(bundles):
-        first = i + 1 + _DELAY
+        first = i + 1 + delay
         if bundle.target and where.get(bundle.target, 0) > first:
             yield _Span(first, where[bundle.target], "branch")
 
@@ -294,7 +322,7 @@ def _added(
         region = once if place_ is None else regions[place_]
         region.bundles += 1
         if region.kind == "loop" and bundle.limit is not None:
-            region.limit = bundle.limit
+            region.limit = bundle.limit  # of its last branch, back to its head
         if i < len(rows):
             region.slots.update(rows[i])
     return Schedule(name, once, regions, capacity)

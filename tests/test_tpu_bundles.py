@@ -65,13 +65,13 @@ def test_passes_for_another_number_of_regions_are_refused(kernel):
 
 def skipping(size: int, limit: int = 5) -> list[str]:
     """A loop of `limit` passes, in it a branch over `size` bundles."""
-    test = f"%p2 = scmp.ge.s32.totalorder %s2, {limit} /* loop exit test */"
+    test = f"%p2_p0 = scmp.ge.s32.totalorder %s2, {limit}  ;;"
     return [
-        "   0x0 LB: > { %s1 = sphi 0 }",
+        "   0x0 LB: > { %s1 = sphi 0 } /* Start region 2 */",
         "   0x1   : > { %9 = sbr.rel (%p1) target = $region7  ;; %s2 = sadd.s32 1 }",
         *["   0x2   : > { %v1 = vld }"] * (4 + size),
         "   0x3 PF: > { %v2 = vst } /* Start/End empty region 7 */",
-        f"   0x4   : > {{ {test} }}",
+        f"   0x4   : > {{ {test} %9 = sbr.rel (!%p2_p0) target = $region2 }}",
     ]
 
 
