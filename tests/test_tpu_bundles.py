@@ -50,15 +50,47 @@ def test_the_slots_of_a_unit_are_those_of_the_loop_s_bundles(kernel):
 
 
 def test_a_run_is_each_loop_as_often_as_it_passes(kernel):
-    assert kernel.cycles([4, 12]) == 4 * 3 + 12 * 3
+    assert kernel.cycles([4, 12]) == 2 + 4 * 3 + 12 * 3
     assert kernel.main([4, 12]) is kernel.loops[1]
 
 
-def test_passes_for_another_number_of_loops_are_refused(kernel):
-    with pytest.raises(
-        ValueError, match=r"2 loops of \[3, 3\] bundles, but passes for 1"
-    ):
+def test_what_lies_in_no_loop_runs_once(kernel):
+    assert kernel.once.bundles == 2
+
+
+def test_passes_for_another_number_of_regions_are_refused(kernel):
+    with pytest.raises(ValueError, match=r"2 regions, loop 3 \( loop 3 \), but .* 1"):
         kernel.cycles([4])
+
+
+def skipping(size: int, limit: int = 5) -> list[str]:
+    """A loop of `limit` passes, in it a branch over `size` bundles."""
+    test = f"%p2_p0 = scmp.ge.s32.totalorder %s2, {limit}  ;;"
+    return [
+        "   0x0 LB: > { %s1 = sphi 0 } /* Start region 2 */",
+        "   0x1   : > { %9 = sbr.rel (%p1) target = $region7  ;; %s2 = sadd.s32 1 }",
+        *["   0x2   : > { %v1 = vld }"] * (4 + size),
+        "   0x3 PF: > { %v2 = vst } /* Start/End empty region 7 */",
+        f"   0x4   : > {{ {test} %9 = sbr.rel (!%p2_p0) target = $region2 }}",
+    ]
+
+
+def test_a_branch_has_its_own_bundles_without_the_delay_slots():
+    kernel = tpu_bundles.schedule("toy", skipping(40), {}, [])
+    assert kernel.outline() == "loop 8 x5 ( branch 40 )"
+    assert kernel.cycles([5, 2]) == 5 * 8 + 2 * 40
+
+
+def test_a_small_branch_belongs_to_what_is_around_it():
+    kernel = tpu_bundles.schedule("toy", skipping(tpu_bundles.SMALL - 1), {}, [])
+    assert [region.kind for region in kernel.regions] == ["loop"]
+
+
+def test_passes_left_out_are_those_around_and_a_constant_limit_must_be_met():
+    kernel = tpu_bundles.schedule("toy", skipping(40), {}, [])
+    assert kernel.counts([None, None]) == [5, 5]
+    with pytest.raises(ValueError, match="4 passes of a loop with a limit of 5"):
+        kernel.counts([4, 2])
 
 
 def test_a_kernel_is_found_by_its_name_and_two_are_not_mixed_up(tmp_path):

@@ -25,6 +25,7 @@ class Chip:
       mxu_width: Columns of a matrix unit.
       clock: Bundles a second: `peak` over what the matrix units do in a cycle, four
         products of 128 by 128 on v5e, of 256 by 256 on the others.
+      fp8: What the vector unit unpacks in one instruction.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Chip:
     peak: Mapping[str, float] = field(hash=False)
     mxu_width: int
     clock: float
+    fp8: str
 
 
 CHIPS = {
@@ -47,6 +49,7 @@ CHIPS = {
             {"bfloat16": 197e12, "int8": 394e12},
             128,
             1.5e9,
+            "float8_e4m3b11fnuz",
         ),
         Chip(
             "v6e",
@@ -56,6 +59,7 @@ CHIPS = {
             {"bfloat16": 918e12, "int8": 1836e12},
             256,
             1.75e9,
+            "float8_e4m3b11fnuz",
         ),
         Chip(
             "v7x",
@@ -65,6 +69,7 @@ CHIPS = {
             {"bfloat16": 996e12, "float8_e4m3fn": 1992e12},
             256,
             1.9e9,
+            "float8_e4m3fn",
         ),
     )
 }

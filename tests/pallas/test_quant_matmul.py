@@ -59,6 +59,18 @@ def test_rows_of_bfloat16_agree(form):
     assert_same(Case("", 16, 512, 256, form), jnp.bfloat16)
 
 
+@pytest.mark.parametrize("chip", ["v6e", "v7x"])
+def test_every_number_of_fp8_is_read_exactly(chip):
+    """Chips differ in the fp8 that they unpack; -0 and the smallest count too."""
+    bits = np.arange(256, dtype=np.uint8)
+    numbers = bits[(bits & 0x7F) != 0x7F].view(jnp.float8_e4m3fn.dtype)
+    weight = jnp.asarray(np.resize(numbers, (256, 256)))
+    got = quant_matmul(
+        jnp.eye(256), weight, jnp.ones(256), backend=backends.interpreted(chip)
+    )
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(weight, np.float32))
+
+
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 40),

@@ -1,9 +1,11 @@
 """Block sizes by rule.
 
-Columns: a step's block of weights is a few MiB, enough to hide a step's start, and two
-of them leave room for the rows. Rows: all of them where they fit, so that they are read
-once. A tile as tall as the rows of an expert keeps the matrix units busy with few rows
-computed for nothing.
+Few rows: a step's block of weights is a few MiB, enough to hide a step's start, and two
+of them leave room for the rows. Many: a tile's product is as long a run of bundles as
+`_BODY` allows, whole sums first, then columns, because each run fills the matrix units
+and empties them again, and because rows are read once for each block of columns. Rows:
+all of them where they fit, so that they are read once. A tile as tall as the rows of
+an expert keeps the matrix units busy with few rows computed for nothing.
 """
 
 from typing import Any
@@ -19,17 +21,21 @@ from r1jax.pallas.grouped_matmul.kernel import ALIGNED, Blocks, buffers
 # Up to here every row meets every used expert: loading the weights into the matrix
 # units takes longer than the rows do.
 FEW = 64
-_TILE, _REST = 256, 64
-# Rows in a step, and columns with many rows.
+_TILE, _REST = 512, 64
+# Where an expert has so few rows, less than a `_REST` is multiplied at once.
+_SCARCE = 16
+# Rows in a step, and with many rows the least columns. Columns are cut in two or more,
+# and there are some steps at least: the first one's copy hides behind nothing.
 _ROWS = 1024
-_COLUMNS = 512
+_COLUMNS, _STEPS = 512, 16
+# Bundles of a tile's product. The code for it is written twice, for whole tiles and for
+# the rest. On v6e alone bundles bind where this is 8,192.
+_BODY = {"v5e": 8192, "v6e": 16384, "v7x": 8192}
 # With few rows, the weights' bytes to aim at in a step. A step's own bundles, about
 # 350, must be few beside its copy; the first step's copy hides behind nothing.
 _BYTES = {"v5e": 4 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
-# Terms of the sum in a pass: more keep the matrix units full, at the price of code and,
-# where parts of the sum have scales of their own, of registers.
-_TERMS = {"v5e": 2048, "v6e": 3584, "v7x": 2048}
-_TERMS_FEW, _TERMS_BLOCKED = 2048, 512
+# With few rows, terms of the sum in a pass.
+_TERMS_FEW = 2048
 
 
 def choose(
@@ -37,21 +43,21 @@ def choose(
 ) -> Blocks:
     """Returns sizes for rows [M, D] of `experts` and weights [.., G, D, F]."""
     count, depth = rows.shape
-    if count <= FEW:
-        held = tile = rest = count
-    else:
-        held = min(_round_up(count, ALIGNED), _ROWS)
-        mean = pl.next_power_of_2(pl.cdiv(count, experts))
-        tile = min(max(mean, _REST), _TILE, held)
-        rest = min(_REST, tile)
-    blocked = kind is not None and kind.depth < depth
-    most = _TERMS_BLOCKED if blocked else _TERMS[chip.name]
-    terms = chunk(depth, kind, _TERMS_FEW if tile <= FEW else most)
     gates, columns = weights.shape[1], weights.shape[-1]
-    strip = gates * depth * LANES * jax.dtypes.itemsize_bits(weights.dtype) // 8
-    strips = 1 if tile > FEW else _BYTES[chip.name] // strip
-    least = 1 if count <= FEW else _COLUMNS // LANES
-    wide = _divide(columns, LANES * max(least, strips))
+    # Products of a tile; a scale's block may fill but a part of a matrix unit's depth.
+    products = _BODY[chip.name] * chip.peak["bfloat16"] / chip.clock / 2
+    products *= min(1.0, (kind.depth if kind else depth) / chip.mxu_width)
+    held, tile, rest = _heights(count, experts, gates * depth, products, chip)
+    if tile <= FEW:
+        strip = gates * depth * LANES * jax.dtypes.itemsize_bits(weights.dtype) // 8
+        most, terms = LANES * (_BYTES[chip.name] // strip), _TERMS_FEW
+        most = max(most, LANES if count <= FEW else _COLUMNS)
+    else:
+        area = int(products) // (tile * gates)
+        strips = max(2, pl.cdiv(_STEPS, max(experts, pl.cdiv(count, held))))
+        most = max(_COLUMNS, min(area // depth, columns // strips))
+        terms = area // most
+    wide, terms = _divide(columns, most), chunk(depth, kind, terms)
     blocks = Blocks(held, tile, rest, wide, terms)
     limit = 0.8 * chip.vmem_bytes
     while sum(buffers(rows, weights, scales, kind, blocks).values()) > limit:
@@ -64,6 +70,21 @@ def choose(
             tile = min(blocks.tile, held)
             blocks = blocks._replace(rows=held, tile=tile, rest=min(blocks.rest, tile))
     return blocks
+
+
+def _heights(
+    count: int, experts: int, terms: int, products: float, chip: Chip
+) -> tuple[int, int, int]:
+    """Returns the rows of a step, of a tile, and of the tiles for what is left."""
+    if count <= FEW:
+        return count, count, count
+    held = min(_round_up(count, ALIGNED), _ROWS)
+    mean = pl.next_power_of_2(pl.cdiv(count, experts))
+    least = _REST if mean > _SCARCE else 2 * _SCARCE
+    tile = min(max(mean, least), _TILE, held)
+    if tile * terms * 2 * _COLUMNS > products:
+        tile = min(tile, _TILE // 2)
+    return held, tile, min(tile, max(_REST, min(tile, chip.mxu_width) // 2))
 
 
 def check(blocks: Blocks, rows: Any, weights: Any, kind: Scaling | None) -> None:

@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from r1jax.pallas import chips
 from r1jax.pallas.backend import Backend
 from r1jax.pallas.chips import Chip
-from r1jax.pallas.dequant import Scaling, accumulate, scale_bytes, scale_spec
+from r1jax.pallas.dequant import Scaling, products, scale_bytes, scale_spec
 from r1jax.pallas.grouped_matmul.items import Items, work_items
 from r1jax.typing import Array
 
@@ -118,7 +118,9 @@ def grouped_matmul(
     )
     interpret = pltpu.InterpretParams(detect_races=backend.detect_races)
     call = pl.pallas_call(
-        functools.partial(_kernel, blocks=blocks, gates=gates, kind=kind),
+        functools.partial(
+            _kernel, blocks=blocks, gates=gates, kind=kind, fp8=_chip(backend).fp8
+        ),
         out_shape=jax.ShapeDtypeStruct((count, columns), rows.dtype),
         grid_spec=grid_spec,
         compiler_params=pltpu.CompilerParams(
@@ -164,7 +166,9 @@ def cost(rows: Any, experts: int, weights: Any, blocks: Blocks) -> pl.CostEstima
     )
 
 
-def _kernel(*refs: Any, blocks: Blocks, gates: int, kind: Scaling | None) -> None:
+def _kernel(
+    *refs: Any, blocks: Blocks, gates: int, kind: Scaling | None, fp8: str
+) -> None:
     """Multiplies one item's rows by one block of columns."""
     items, x, refs = Items(*refs[:5]), refs[6], refs[7:]
     weights, refs = refs[:gates], refs[gates:]
@@ -181,9 +185,14 @@ def _kernel(*refs: Any, blocks: Blocks, gates: int, kind: Scaling | None) -> Non
 
     def multiply(start: Any, tile: int, sums: Any) -> None:
         rows = pl.ds(start, tile)
-        accumulate(x, weights, scales, sums, rows=rows, chunk=blocks.chunk, kind=kind)
-        gate = sums[0][...]
-        store(start, tile, gate if gates == 1 else jax.nn.silu(gate) * sums[1][...])
+        gate, *up = products(
+            *(x, weights, scales, sums),
+            rows=rows,
+            chunk=blocks.chunk,
+            kind=kind,
+            fp8=fp8,
+        )
+        store(start, tile, jax.nn.silu(gate) * up[0] if up else gate)
 
     def every(tile: int, start: Any, count: Any, do: Any) -> None:
         def one(j: Any, carry: None) -> None:
@@ -203,7 +212,7 @@ def _kernel(*refs: Any, blocks: Blocks, gates: int, kind: Scaling | None) -> Non
             count = pl.cdiv(high - start, blocks.tile)
             every(blocks.tile, start, count, lambda s, t: multiply(s, t, sums))
             return
-        whole = (high - start + blocks.tile - 1 - blocks.rest) // blocks.tile
+        whole = (high - start + blocks.rest - 1) // blocks.tile
         left = start + whole * blocks.tile
         small = pl.cdiv(high - left, blocks.rest)
         every(blocks.tile, start, whole, lambda s, t: multiply(s, t, sums[:gates]))

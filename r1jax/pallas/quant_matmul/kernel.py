@@ -15,7 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from r1jax.pallas import chips
 from r1jax.pallas.backend import Backend
-from r1jax.pallas.dequant import Scaling, accumulate, scale_bytes, scale_spec
+from r1jax.pallas.dequant import Scaling, products, scale_bytes, scale_spec
 from r1jax.typing import Array
 
 
@@ -86,7 +86,7 @@ def quant_matmul(
     )
     interpret = pltpu.InterpretParams(detect_races=backend.detect_races)
     return pl.pallas_call(
-        functools.partial(_kernel, chunk=blocks.chunk, kind=kind),
+        functools.partial(_kernel, chunk=blocks.chunk, kind=kind, fp8=backend.chip.fp8),
         out_shape=jax.ShapeDtypeStruct((count, columns), x.dtype),
         grid_spec=grid_spec,
         compiler_params=pltpu.CompilerParams(
@@ -127,10 +127,22 @@ def cost(x: Any, weights: Any) -> pl.CostEstimate:
 
 
 def _kernel(
-    layer: Any, x: Any, weights: Any, *refs: Any, chunk: int, kind: Scaling | None
+    layer: Any,
+    x: Any,
+    weights: Any,
+    *refs: Any,
+    chunk: int,
+    kind: Scaling | None,
+    fp8: str,
 ) -> None:
     """Multiplies a block of rows by a block of columns."""
     del layer  # only the index maps read it
     *scales, out, sums = refs
-    accumulate(x, [weights], scales, [sums], rows=slice(None), chunk=chunk, kind=kind)
-    out[...] = sums[...].astype(out.dtype)
+    (y,) = products(
+        *(x, [weights], scales, [sums]),
+        rows=slice(None),
+        chunk=chunk,
+        kind=kind,
+        fp8=fp8,
+    )
+    out[...] = y.astype(out.dtype)
