@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from tpu_bundles import Region
-from tpu_compile import Passes, Program
+from tpu_compile import Program
 from tpu_kernels.grid import STAGES
 
 from r1jax.pallas import gqa_attention, mla_attention
