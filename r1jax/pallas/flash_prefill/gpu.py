@@ -108,6 +108,7 @@ def flash_prefill(
             num_warps=blocks.warps, num_stages=blocks.stages
         ),
         interpret=interpret,
+        cost_estimate=_cost(q, k, v),
         name="flash_prefill",
     )(jnp.stack([prefix, length, end]).astype(jnp.int32), q, k, v)
     if not partial:
@@ -260,6 +261,18 @@ def _by_cudnn(q: Array, k: Array, v: Array, length: Array, scale: float) -> Arra
     )
     real = (jnp.arange(len(q)) < length)[:, None, None]
     return jnp.moveaxis(jnp.where(real, mixed, 0), 0, 1)
+
+
+def _cost(q: Array, k: Array, v: Array) -> pl.CostEstimate:
+    """Returns what a chunk costs behind a full prefix, each array moved once."""
+    heads, tokens, width = q.shape
+    pairs = heads * (tokens * (k.shape[1] - tokens) + tokens * (tokens + 1) // 2)
+    moved = q.size + k.size + v.size + heads * tokens * v.shape[1]
+    return pl.CostEstimate(
+        flops=2 * pairs * (width + v.shape[1]),
+        transcendentals=pairs,
+        bytes_accessed=moved * q.dtype.itemsize,
+    )
 
 
 def _check(blocks: Blocks, needed: int) -> None:

@@ -54,6 +54,8 @@ def grouped_matmul(
     first = jnp.int32(0) if layer is None else layer * len(sizes)
     stacked = weights.reshape(-1, *weights.shape[2:]) if layer is not None else weights
     if backend.kind == "gpu" and (scales is None or scales.ndim == weights.ndim - 1):
+        if gpu.can_address(stacked):
+            return gpu.grouped_matmul(rows, sizes, stacked, scales, first=first)
         mine = jax.lax.dynamic_slice_in_dim(stacked, first, len(sizes))
         return gpu.grouped_matmul(rows, sizes, mine, scales)
     apart = jnp.swapaxes(stacked, 1, 2) if fused else stacked[:, None]

@@ -110,6 +110,7 @@ def grouped_matmul(
             num_warps=blocks.warps, num_stages=blocks.stages
         ),
         interpret=interpret,
+        cost_estimate=_cost(rows, experts, weights),
         name="grouped_matmul",
     )(
         *items,
@@ -241,9 +242,30 @@ def _sigmoid(x: Array) -> Array:
     return 1 / (1 + jnp.exp(-x))
 
 
+def _cost(rows: Array, experts: int, weights: Array) -> pl.CostEstimate:
+    """Returns the work, were every expert used that the rows could use."""
+    (count, width), gates = rows.shape, weights.ndim - 2
+    matrix = width * gates * weights.shape[-1]
+    read = min(experts, count) * matrix * weights.dtype.itemsize
+    moved = count * (width + weights.shape[-1]) * rows.dtype.itemsize
+    return pl.CostEstimate(
+        flops=2 * count * matrix,
+        transcendentals=count * weights.shape[-1] * (gates - 1),
+        bytes_accessed=read + moved,
+    )
+
+
 def _most_items(groups: int, rows: int, tile: int) -> int:
     """Returns how many items there can be: none is empty, and each group rounds up."""
     return min(rows, (rows + min(groups, rows) * (tile - 1)) // tile)
+
+
+def can_address(weights: Array) -> bool:
+    """Tells whether Triton's offsets reach all of the weights.
+
+    They have 32 bits up to 2^32 bytes, signed: too few for bytes.
+    """
+    return weights.dtype.itemsize > 1 or not 2**31 < weights.size <= 2**32
 
 
 def _between(low: int, value: int, high: int) -> int:
@@ -257,8 +279,7 @@ def _check(weights: Array, blocks: Blocks, needed: int) -> None:
             f"a program may use {_SHARED:,}",
             "choose smaller blocks or fewer stages",
         )
-    # Triton's offsets have 32 bits up to 2^32 bytes, signed: too few for bytes.
-    if weights.dtype.itemsize == 1 and 2**31 < weights.size <= 2**32:
+    if not can_address(weights):
         raise ConfigError(
             f"grouped_matmul cannot address {weights.size:,} one-byte weights",
             "Pallas gives Triton signed 32-bit offsets up to 4 GiB, and 64-bit after",

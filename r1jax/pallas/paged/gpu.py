@@ -135,6 +135,15 @@ def decode(
             num_warps=blocks.warps, num_stages=blocks.stages
         ),
         interpret=interpret,
+        cost_estimate=pl.CostEstimate(
+            flops=2 * batch * heads * tokens * (width + value_width),
+            transcendentals=batch * heads * tokens,
+            bytes_accessed=batch
+            * tokens
+            * kv_heads
+            * pool.shape[-1]
+            * pool.dtype.itemsize,
+        ),
         name="paged_decode",
     )(
         jnp.asarray(layer, jnp.int32).reshape(1),
