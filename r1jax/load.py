@@ -33,6 +33,7 @@ def load(
     *,
     dtype: str | None = None,
     mesh: Mesh | None = None,
+    kernels: bool | None = None,
     max_model_len: int | None = None,
     max_num_seqs: int = 8,
     max_num_batched_tokens: int = 512,
@@ -52,6 +53,9 @@ def load(
       mesh: Devices to cut the model over, as `r1jax.make_mesh(1, 4)` arranges
         them: heads, feed-forward, vocabulary and experts go over the second axis. By
         default it runs on one device.
+      kernels: Whether Pallas kernels run, or plain JAX. By default they do on TPUs that
+        they are compiled for; on NVIDIA GPUs only when asked for, since they have not
+        been run on one yet.
       max_model_len: Longest context in tokens; the model's own limit by default.
       max_num_seqs: Sequences that decode at once.
       max_num_batched_tokens: Prompt tokens of one step.
@@ -65,7 +69,7 @@ def load(
     Raises:
       R1jaxError: The source or an option cannot be used; says why and what to do.
     """
-    chosen, target = _dtype(dtype), _target(mesh)
+    chosen = _dtype(dtype)
     name = "r1jax" if source is None else os.fspath(source)
     if name in NAMES and not Path(name).exists():
         config, params = _random(name, chosen, seed or 0)
@@ -78,6 +82,7 @@ def load(
     if tokenizer is not None:
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
+    target = _target(config, mesh, kernels)
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,
@@ -92,11 +97,10 @@ def load(
     return LLM(name, config, params, tokenizer, options, recommended, seed, target)
 
 
-def _target(mesh: Mesh | None) -> Target:
-    if mesh is None:
-        return target_for(jax.devices()[0].device_kind)
-    placement = Placement(mesh, "throughput")
-    target = target_for(mesh.devices.flat[0].device_kind, placement)
+def _target(config: ModelConfig, mesh: Mesh | None, kernels: bool | None) -> Target:
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    placement = None if mesh is None else Placement(mesh, "throughput")
+    target = target_for(device.device_kind, config, placement, kernels)
     check_target(target)
     return target
 

@@ -4,13 +4,20 @@ Said once, from the devices' kind, and passed down as a static value; nothing fu
 down asks where it runs.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 from jax.sharding import NamedSharding, PartitionSpec
 
+from r1jax.config import GqaConfig, ModelConfig
+from r1jax.errors import ConfigError
 from r1jax.pallas.backend import REFERENCE, Backend, for_device
+from r1jax.pallas.chips import CHIPS
 from r1jax.sharding import Placement
+
+_LANES = 128
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,49 @@ PLAIN = Target()
 CPU = Target("cpu")
 
 
-def target_for(kind: str, placement: Placement | None = None) -> Target:
-    """Returns the fastest way on devices of a kind (`jax.Device.device_kind`).
+def target_for(
+    kind: str,
+    config: ModelConfig,
+    placement: Placement | None = None,
+    kernels: bool | None = None,
+) -> Target:
+    """Returns the fastest way on devices of a kind that is known to be right.
+
+    Args:
+      kind: `jax.Device.device_kind`.
+      config: The model.
+      placement: The mesh, if there is one.
+      kernels: Whether kernels run. By default they do on TPU generations that they are
+        compiled and checked for; on NVIDIA GPUs, where they have not been run yet, only
+        when asked for.
 
     Raises:
-      ConfigError: A TPU generation that the kernels do not know.
+      ConfigError: Kernels are asked for that cannot run.
     """
+    trouble = _trouble(kind, config)
+    if kernels and trouble:
+        raise ConfigError(
+            f"kernels are asked for on {kind!r}", trouble, "leave the choice out"
+        )
+    if kernels is None:
+        kernels = not trouble and kind.startswith("TPU")
+        if trouble and kind.startswith("TPU"):
+            _LOG.warning("no kernels on %s: %s", kind, trouble)
+    if kernels:
+        return Target("kernels", for_device(kind), placement)
     if kind == "cpu" and placement is None:
         return CPU
-    backend = for_device(kind)
-    form: Literal["plain", "kernels"] = "plain" if backend == REFERENCE else "kernels"
-    return Target(form, backend, placement)
+    return Target("plain", REFERENCE, placement)
+
+
+def _trouble(kind: str, config: ModelConfig) -> str:
+    """Says why kernels cannot run, or nothing."""
+    chips = [chip.device_kind for chip in CHIPS.values()]
+    if kind not in chips and not kind.startswith("NVIDIA"):
+        return f"they are compiled for {', '.join(chips)} and for NVIDIA GPUs"
+    attention = config.attention
+    if isinstance(attention, GqaConfig) and 2 * attention.head_dim % _LANES:
+        return (
+            f"heads {attention.head_dim} wide do not fill registers of {_LANES} lanes"
+        )
+    return ""

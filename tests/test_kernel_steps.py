@@ -11,6 +11,7 @@ import pytest
 
 from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
+from r1jax.errors import ConfigError
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
 from r1jax.quant import QArray
@@ -189,9 +190,33 @@ def test_weights_of_few_bits_multiply_as_what_they_stand_for(family, data):
     return check(family, target, FEW, jax.device_put(params, where), data, few=True)
 
 
+LLAMA, TOY = preset("distill-llama-8b"), preset("tiny-llama")
+
+
 def test_a_cpu_walks_rows_and_a_tpu_runs_kernels():
-    assert target_for("cpu").by_rows
-    assert target_for("TPU v6 lite").kernels
-    assert target_for("TPU v6 lite").backend.chip.name == "v6e"
-    assert target_for("NVIDIA H100 80GB HBM3").kernels
-    assert target_for("some other accelerator") == PLAIN
+    assert target_for("cpu", LLAMA).by_rows
+    assert target_for("TPU v6 lite", LLAMA).backend.chip.name == "v6e"
+    assert target_for("TPU v6 lite", preset("r1")).kernels
+    assert not target_for("TPU v6 lite", LLAMA, kernels=False).kernels
+
+
+def test_where_kernels_cannot_run_plain_jax_does(caplog):
+    for kind, config in (("TPU v2", LLAMA), ("TPU v6 lite", TOY)):
+        assert target_for(kind, config) == PLAIN
+    assert "they are compiled for TPU v5 lite" in caplog.text
+    assert "heads 16 wide do not fill registers" in caplog.text
+    assert target_for("some other accelerator", LLAMA) == PLAIN
+
+
+def test_a_gpu_runs_kernels_when_asked():
+    h100 = "NVIDIA H100 80GB HBM3"
+    assert target_for(h100, LLAMA) == PLAIN
+    assert target_for(h100, LLAMA, kernels=True).backend.kind == "gpu"
+
+
+def test_kernels_that_cannot_run_are_refused_when_asked_for():
+    with pytest.raises(ConfigError, match="kernels are asked for on 'cpu'"):
+        target_for("cpu", LLAMA, kernels=True)
+    with pytest.raises(ConfigError) as caught:
+        target_for("TPU v5 lite", TOY, kernels=True)
+    assert "16 wide" in caught.value.why

@@ -24,10 +24,10 @@ COLUMNS, PAGE = 64, 128
 V5E_BYTES = 15.75 * 2**30  # what the compiler lets a program use of a v5e's 16 GB
 
 
-def slice_of(topology, data, tensor):
+def slice_of(config, topology, data, tensor):
     grid = np.array(devices(topology)).reshape(data, tensor)
     placement = sharding.Placement(Mesh(grid, sharding.MESH_AXES), "throughput")
-    return target_for(grid.flat[0].device_kind, placement)
+    return target_for(grid.flat[0].device_kind, config, placement)
 
 
 def shape(target, axes, sizes, dtype=jnp.int32):
@@ -97,7 +97,8 @@ LLAMA = ("distill-llama-8b", "v5e:2x2", 1, 4)
 
 def model_step(name, topology, data, tensor, g, few_bits):
     """The model's step and its likeliest tokens."""
-    config, target = preset(name), slice_of(topology, data, tensor)
+    config = preset(name)
+    target = slice_of(config, topology, data, tensor)
     pool = pools(config, target, 128 * data)
     tokens = shape(target, ("tokens",), (data * g.tokens,))
     batch = Batch(
@@ -120,7 +121,8 @@ def model_step(name, topology, data, tensor, g, few_bits):
 
 def engine_step(name, topology, data, tensor, g):
     """The engine's own step, sampling included."""
-    config, target = preset(name), slice_of(topology, data, tensor)
+    config = preset(name)
+    target = slice_of(config, topology, data, tensor)
     pool = pools(config, target, 256)
     everywhere = functools.partial(shape, target)
     vocabulary = (g.rows, config.vocab_size)

@@ -13,7 +13,7 @@ from r1jax.presets import preset
 from r1jax.target import target_for
 
 COLUMNS, PAGE, PAGES = 64, 128, 256
-GPU = target_for("NVIDIA H100 80GB HBM3")
+GPU = "NVIDIA H100 80GB HBM3"
 
 
 def kernels_of(config, g):
@@ -25,7 +25,8 @@ def kernels_of(config, g):
     }
     ints = [(g.tokens,), (g.tokens,), (g.rows, COLUMNS), (g.rows,)]
     arrays = [jax.ShapeDtypeStruct(sizes, jnp.int32) for sizes in ints]
-    batch = Batch(*arrays, geometry=g, target=GPU)
+    target = target_for(GPU, config, kernels=True)
+    batch = Batch(*arrays, geometry=g, target=target)
 
     def step(params, pools, batch):
         hidden, pools = model.step(config, params, pools, batch)

@@ -25,6 +25,7 @@ from r1jax.sharding import make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
+    "kernels",
     "max_model_len",
     "max_num_seqs",
     "max_num_batched_tokens",
@@ -232,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-num-seqs", type=_whole(1), help="sequences that run at once")
     add("--max-num-batched-tokens", type=_whole(1), help="tokens of a prefill step")
     add("--page-size", type=_whole(1), help="tokens in a page of the cache")
+    add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
     add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=_whole(2), help="pages in the cache")
@@ -244,6 +246,7 @@ _SOURCE = (
     "an r1jax checkpoint, a Hugging Face model directory, a GGUF file, a preset or a "
     "Hugging Face name; the demonstration model if left out"
 )
+_KERNELS = "whether Pallas kernels run; by default they do on TPUs"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
 _CACHE = "~/.cache/r1jax/compiled"
 _COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
