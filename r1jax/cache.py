@@ -198,6 +198,18 @@ class Context:
             pools[name] = pool.at[index].set(values.astype(pool.dtype))
         return Context(pools, self.layer, batch)
 
+    def ending(self, last: Int[Array, " B"]) -> "Context":
+        """Returns the same past for one token of each row alone.
+
+        Args:
+          last: Which of the flat tokens; any for a row of padding.
+        """
+        b = self.batch
+        position = jnp.where(b.lengths > 0, b.positions[last], -1)
+        rows = Geometry(b.geometry.rows, 0, 0)
+        batch = Batch(b.tokens[last], position, b.page_table, b.lengths, rows, b.target)
+        return Context(self.pools, self.layer, batch)
+
     def specs(self, placement: Placement) -> "Context":
         """Returns where each array lies on a mesh, for a function of one device."""
         b = self.batch

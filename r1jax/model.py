@@ -63,7 +63,11 @@ def forward(
 
 @typechecked
 def step(
-    config: ModelConfig, params: PyTree, pools: Pools, batch: Batch
+    config: ModelConfig,
+    params: PyTree,
+    pools: Pools,
+    batch: Batch,
+    last: Int[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "T D"], Pools]:
     """Runs one ragged step over the paged cache.
 
@@ -72,9 +76,11 @@ def step(
       params: Its parameters.
       pools: The cache; donate it, it is updated in place.
       batch: The step's tokens, pages and lengths.
+      last: The one flat token of each row whose hidden state is wanted. Where layers
+        lie apart (`for_cpu`) the last one then computes nothing else but the cache.
 
     Returns:
-      Normed hidden states of every token, and the pools.
+      Normed hidden states of every token, or of each row's one, and the pools.
     """
     x = params["embed"]["embedding"][batch.tokens]
     turn = _turn(config, jnp.maximum(batch.positions, 0))
@@ -88,6 +94,7 @@ def step(
         def layer(
             carry: tuple[Array, Pools, Array],
             p: PyTree,
+            last: Array | None = None,
             block: Block = block,
             first: int = first,
             whole: PyTree = whole,
@@ -96,12 +103,17 @@ def step(
             if whole is not None:
                 p = _together(p, whole, index - first, batch.target)
             context = Context(pools, index, batch)
-            out: Any = block.apply({"params": p}, x, turn, context)
+            out: Any = block.apply({"params": p}, x, turn, context, last)
             return (out[0], out[1].pools, index + 1), None
 
         carry = (x, pools, jnp.int32(first))
-        (x, pools, _), _ = _over_layers(layer, carry, sliced)
         first += size
+        if last is not None and first == config.layers and isinstance(sliced, tuple):
+            carry, _ = _over_layers(layer, carry, sliced[:-1])
+            (x, pools, _), _ = layer(carry, sliced[-1], last)
+            return _final_norm(config, params, x), pools
+        (x, pools, _), _ = _over_layers(layer, carry, sliced)
+    x = x if last is None else x[last]
     return _final_norm(config, params, x), pools
 
 

@@ -132,6 +132,27 @@ def test_a_cache_fed_in_pieces_equals_the_whole_sequence(
         assert jnp.isnan(untouched).all(), name
 
 
+@pytest.mark.parametrize("family", ["r1", "qwen3"])
+@pytest.mark.parametrize("target", [PLAIN, CPU], ids=["blocks", "rows on a CPU"])
+def test_a_step_may_give_one_token_of_each_row(tiny, tiny_params, family, target):
+    """The same hidden states and the same cache, with less of the last layer."""
+    config, params = tiny(family), tiny_params(family)
+    params = model.for_cpu(params) if target == CPU else params
+    batch, _ = batch_of([(0, 0)], (1, 0, 17), target=target)
+    last = jnp.asarray([0, 1, G.decodes + 16])  # the second row is padding
+    results = []
+    for wanted in (None, last):
+        pools = make_pools(config, 26, PAGE, jnp.float32)
+        results.append(
+            jax.jit(functools.partial(model.step, config))(params, pools, batch, wanted)
+        )
+    (every, pools), (some, same) = results
+    rows = jnp.asarray([0, 2])
+    np.testing.assert_allclose(some[rows], every[last[rows]], atol=1e-5)
+    for name, pool in pools.items():  # page 0 takes the writes of padding
+        np.testing.assert_allclose(same[name][:, 1:], pool[:, 1:], atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_for_cpu_can_be_undone_and_changes_no_value(tiny, tiny_params, family):
     config, params = tiny(family), tiny_params(family)

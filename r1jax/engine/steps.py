@@ -58,8 +58,8 @@ def run_step(
     """
     step = packing.unpack(ints, floats, geometry, columns)
     batch = _with_device_tokens(step, newest, target)
-    hidden, pools = model.step(config, params, pools, batch)
-    logits = model.logits(params, hidden[step.last])
+    hidden, pools = model.step(config, params, pools, batch, step.last)
+    logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
     rows = step.sampling
     plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)

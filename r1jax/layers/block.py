@@ -34,11 +34,18 @@ class Block(nn.Module):
             self.mlp = Mlp(c.width, c.mlp_width)
 
     def __call__(
-        self, x: Array, turn: Rotation, context: Context | None
+        self,
+        x: Array,
+        turn: Rotation,
+        context: Context | None,
+        last: Array | None = None,
     ) -> tuple[Array, Context | None]:
-        """Maps [T, D] to [T, D] and returns the context with this layer's entries."""
-        y, context = self.attention(self.attention_norm(x), turn, context)
-        x = x + y
+        """Maps [T, D] to [T, D] and returns the context with this layer's entries.
+
+        With `last`, one flat token of each row, only those go on: the result is [B, D].
+        """
+        y, context = self.attention(self.attention_norm(x), turn, context, last)
+        x = (x if last is None else x[last]) + y
         normed = self.mlp_norm(x)
         if self.with_experts:
             batch = None if context is None else context.batch

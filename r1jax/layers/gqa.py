@@ -19,7 +19,7 @@ from r1jax.layers.fused import (
 from r1jax.layers.linear import Projection
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.paged import attend_part
-from r1jax.layers.rope import Rotation, rotate, softmax_scale
+from r1jax.layers.rope import Rotation, at, rotate, softmax_scale
 from r1jax.typing import Array, Float
 
 
@@ -50,16 +50,21 @@ class Gqa(nn.Module):
             self.k_norm = RmsNorm(c.head_dim, self.eps, "head_dim")
 
     def __call__(
-        self, x: Array, turn: Rotation, context: Context | None
+        self,
+        x: Array,
+        turn: Rotation,
+        context: Context | None,
+        last: Array | None = None,
     ) -> tuple[Array, Context | None]:
         """Attends from [T, D] tokens; returns [T, D] and the context with their keys.
 
-        Without a context the tokens are one whole sequence.
+        Without a context the tokens are one whole sequence. With `last` (not with
+        kernels) only that token of each row attends, and [B, D] is returned.
         """
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        q, k, v = self.q(x if last is None else x[last]), self.k(x), self.v(x)
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = rotate(q, turn, interleaved=self.config.rope.interleaved)
+        q = rotate(q, at(turn, last), interleaved=self.config.rope.interleaved)
         k = rotate(k, turn, interleaved=self.config.rope.interleaved)
         scale = softmax_scale(self.config.rope, self.config.head_dim)
         if context is None:
@@ -74,6 +79,7 @@ class Gqa(nn.Module):
             )
             return self.o(mixed), context
         context = context.write(key=k, value=v)
+        asking = context if last is None else context.ending(last)
         parts = [
             attend_part(
                 part,
@@ -82,7 +88,7 @@ class Gqa(nn.Module):
                 kv_heads=self.config.kv_heads,
                 scale=scale,
             )
-            for part in context.parts()
+            for part in asking.parts()
         ]
         return self.o(flat(parts)), context
 

@@ -22,7 +22,7 @@ from r1jax.layers.fused import (
 from r1jax.layers.linear import Kernel, Projection, Turned, weight
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.paged import attend_part
-from r1jax.layers.rope import Rotation, rotate, softmax_scale
+from r1jax.layers.rope import Rotation, at, rotate, softmax_scale
 from r1jax.typing import Array, Float
 
 
@@ -165,14 +165,19 @@ class Mla(nn.Module):
         self.o = Projection((c.heads, c.value_dim, d), (*up, "embed"), inputs=2)
 
     def __call__(
-        self, x: Array, turn: Rotation, context: Context | None
+        self,
+        x: Array,
+        turn: Rotation,
+        context: Context | None,
+        last: Array | None = None,
     ) -> tuple[Array, Context | None]:
         """Attends from [T, D] tokens; returns [T, D] and the context with them.
 
-        Without a context the tokens are one whole sequence.
+        Without a context the tokens are one whole sequence. With `last` (not with
+        kernels) only that token of each row attends, and [B, D] is returned.
         """
         c = self.config
-        q_nope, q_rope = self._queries(x, turn)
+        q_nope, q_rope = self._queries(x if last is None else x[last], at(turn, last))
         latent, k_rope = jnp.split(self.kv_down(x), [c.kv_rank], axis=-1)
         k_rope = rotate(k_rope[:, None], turn, interleaved=c.rope.interleaved)[:, 0]
         entry = jnp.concatenate([self.kv_norm(latent), k_rope], axis=-1)
@@ -194,11 +199,12 @@ class Mla(nn.Module):
             )
             return self.o(mixed), context
         context = context.write(latent=entry[:, None])
+        asking = context if last is None else context.ending(last)
         parts = [
             (attend_absorbed if absorbed_is_cheaper(c, tokens) else attend_expanded)(
                 part, part.rows(q), weights, scale
             )
-            for part in context.parts()
+            for part in asking.parts()
             for tokens in part.positions.shape[1:]
         ]
         return self.o(flat(parts)), context

@@ -67,6 +67,11 @@ def rotation(rope: RopeConfig, dim: int, positions: Int[Array, " T"]) -> Rotatio
     return jnp.cos(angles) * amplitude, jnp.sin(angles) * amplitude
 
 
+def at(turn: Rotation, tokens: Array | None) -> Rotation:
+    """Returns the angles of some tokens; of all of them for None."""
+    return turn if tokens is None else (turn[0][tokens], turn[1][tokens])
+
+
 @typechecked
 def rotate(
     x: Float[Array, "T N R"], turn: Rotation, *, interleaved: bool
