@@ -102,9 +102,7 @@ def _visits(case: Case, queries: int) -> int:
 
 
 def _passes(steps: int, visits: int, blocks: int) -> Passes:
-    """Counts the grid over blocks of queries, and in it the loops over sequences and
-    over their blocks of keys; every block of keys is read for all heads at once.
-    """
+    """Counts the grid over blocks of queries, its loop over sequences, theirs over keys."""
 
     def passes(regions: Sequence[Region]) -> list[int | None]:
         counts: list[int | None] = [None] * len(regions)
@@ -114,6 +112,9 @@ def _passes(steps: int, visits: int, blocks: int) -> Passes:
         free = [i for i in loops if regions[i].limit is None]
         for i, count in zip(free, (visits, blocks), strict=True):
             counts[i] = count
+        for i in range(free[0]):
+            if regions[i].kind == "branch" and regions[i + 1].depth <= regions[i].depth:
+                counts[i] = 1  # asks for the first block
         return counts
 
     return passes

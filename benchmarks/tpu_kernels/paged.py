@@ -189,6 +189,8 @@ class _Work:
         place: dict[str, int] = {}
         for i, (name, count) in zip(free, expected, strict=True):
             counts[i], place[name] = count, i
+            if name == "first pages":
+                self._first(regions, counts, i)
         tile = next((i for i in _around(regions, place["blocks"], "loop")), None)
         if tile is not None and tile != 0:
             counts[tile] = len(self.tiles)
@@ -248,6 +250,16 @@ class _Work:
             ends = [("drain", count) for count in tokens[-2:]]
             loops += [("results", sum(tokens)), *ends]
         return loops
+
+    def _first(
+        self, regions: Sequence[Region], counts: list[int | None], pages: int
+    ) -> None:
+        """Counts what asks for the call's first blocks: once, in the first step."""
+        asking = regions[pages].parent
+        if asking is not None and regions[asking].kind == "branch":
+            for i in (asking, *_within(regions, asking)):
+                if regions[i].kind == "branch":
+                    counts[i] = 1
 
     def _branches(
         self,

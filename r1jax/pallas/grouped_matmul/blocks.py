@@ -34,8 +34,6 @@ _BODY = {"v5e": 8192, "v6e": 16384, "v7x": 8192}
 # With few rows, the weights' bytes to aim at in a step. A step's own bundles, about
 # 350, must be few beside its copy; the first step's copy hides behind nothing.
 _BYTES = {"v5e": 4 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
-# With few rows, terms of the sum in a pass.
-_TERMS_FEW = 2048
 
 
 def choose(
@@ -50,15 +48,16 @@ def choose(
     held, tile, rest = _heights(count, experts, gates * depth, products, chip)
     if tile <= FEW:
         strip = gates * depth * LANES * jax.dtypes.itemsize_bits(weights.dtype) // 8
-        most, terms = LANES * (_BYTES[chip.name] // strip), _TERMS_FEW
+        most = LANES * (_BYTES[chip.name] // strip)
         most = max(most, LANES if count <= FEW else _COLUMNS)
     else:
-        area = int(products) // (tile * gates)
         strips = max(2, pl.cdiv(_STEPS, max(experts, pl.cdiv(count, held))))
-        most = max(_COLUMNS, min(area // depth, columns // strips))
-        terms = area // most
-    wide, terms = _divide(columns, most), chunk(depth, kind, terms)
-    blocks = Blocks(held, tile, rest, wide, terms)
+        most = min(int(products) // (tile * gates * depth), columns // strips)
+        most = max(most, _COLUMNS)
+    wide = _divide(columns, most)
+    # Loading weights into a matrix unit takes as long as half its width in rows.
+    area = max(tile, chip.mxu_width // 2) * gates * wide
+    blocks = Blocks(held, tile, rest, wide, chunk(depth, kind, int(products) // area))
     limit = 0.8 * chip.vmem_bytes
     while sum(buffers(rows, weights, scales, kind, blocks).values()) > limit:
         if blocks.columns > 2 * LANES or blocks.rows <= 4 * ALIGNED:

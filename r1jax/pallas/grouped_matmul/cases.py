@@ -98,6 +98,7 @@ CASES = (
     Case("8 rows, 8 experts, bfloat16", 8, 8, "bfloat16"),
     Case("64 rows, 8 experts", 64, 8),
     Case("64 rows, 8 experts, fp8 down", 64, 8, "fp8", fused=False),
+    Case("64 rows, 8 experts, bfloat16 down", 64, 8, "bfloat16", fused=False),
     Case("256 rows, 8 experts", 256, 8),
     Case("256 rows, 32 experts, int4 down", 256, 32, "int4", fused=False),
     Case("1024 rows, 4 experts", 1024, 4),

@@ -73,6 +73,7 @@ def attend(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary",),
             vmem_limit_bytes=fit(name, shape.buffers(), chip),
+            disable_bounds_checks=True,
         ),
         cost_estimate=_cost(shape),
         interpret=interpret if backend.kind == "interpret" else False,

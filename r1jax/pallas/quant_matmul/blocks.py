@@ -1,7 +1,8 @@
 """Block sizes by rule: a step's weights are a few MiB, or an eighth of the matrix.
 
 Fewer and larger steps cost less in themselves; but the first one's copy hides behind
-nothing, so a small matrix is cut into several.
+nothing, so a small matrix is cut into several. A step's sum is finished in one pass
+where that is not too much code: each pass fills the matrix units and empties them.
 """
 
 from typing import Any
@@ -16,9 +17,9 @@ from r1jax.pallas.quant_matmul.kernel import Blocks, buffers
 
 _BYTES = {"v5e": 3 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
 _STEPS = 8
-# Rows in a step, and terms of the sum in a pass of the main loop.
+# Rows in a step, and bundles of a pass.
 _ROWS = 256
-_TERMS = 2048
+_BODY = 8192
 
 
 def choose(
@@ -31,8 +32,11 @@ def choose(
     most = min(_BYTES[chip.name] // strip, columns // LANES // _STEPS)
     # With many rows the sums fill the registers; with few, more columns fill the units.
     wide = LANES * max(1 if strip * 4 > _BYTES[chip.name] else 2, most)
-    terms = chunk(depth, kind, _TERMS)
-    blocks = Blocks(min(count, _ROWS), min(columns, wide), terms)
+    rows, wide = min(count, _ROWS), min(columns, wide)
+    # Loading weights into a matrix unit takes as long as half its width in rows.
+    area = max(rows, chip.mxu_width // 2) * wide
+    products = _BODY * chip.peak["bfloat16"] / chip.clock / 2
+    blocks = Blocks(rows, wide, chunk(depth, kind, int(products) // area))
     limit = 0.8 * chip.vmem_bytes
     while sum(buffers(x, weights, scales, kind, blocks).values()) > limit:
         if blocks.columns > LANES:
