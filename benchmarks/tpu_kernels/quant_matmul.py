@@ -1,9 +1,9 @@
 """Products with stored weights, beside what XLA makes of the same expression.
 
 Where a column has one scale XLA writes one kernel, which widens weights as it goes. It
-is not compared where there are several: for one row it multiplies, scales and turns the
-row in three, and where blocks have scales it spreads these out first, and for fp8 copies
-the weights.
+is not compared where there are several: for one row it multiplies, scales and turns
+the row in three, and where blocks have scales it spreads these out first, and for fp8
+copies the weights.
 """
 
 import math
