@@ -102,7 +102,7 @@ def _visits(case: Case, queries: int) -> int:
 
 
 def _passes(steps: int, visits: int, blocks: int) -> Passes:
-    """Counts the grid over blocks of queries, its loop over sequences, theirs over keys."""
+    """Counts the grid over blocks of queries, sequences in them, blocks of keys."""
 
     def passes(regions: Sequence[Region]) -> list[int | None]:
         counts: list[int | None] = [None] * len(regions)

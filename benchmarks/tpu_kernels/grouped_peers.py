@@ -28,7 +28,7 @@ Tiling = tuple[int, int, int]  # rows, terms, columns
 _ITEM = 2
 # What a kernel may keep in VMEM unless it asks for more; neither peer does. The
 # compiler needs part of it for what it spills.
-_USABLE = 0.9
+_USABLE = 0.92
 _SCOPED = {"v5e": 16 * 2**20, "v6e": 32 * 2**20, "v7x": 32 * 2**20}
 _LOW, _USUAL, _HIGH = 32, 256, 512  # rows
 _SLACK = 1.25

@@ -82,10 +82,20 @@ def chosen(case: Case, backend: Backend) -> Blocks:
 
 @dataclass(frozen=True)
 class _Tile:
-    """Keys that a tile of queries sees, and its tokens."""
+    """Keys that a tile of queries sees, the first query's place, and its tokens."""
+
+    keys: int
+    first: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Keys that a block of a tile holds, the tile's tokens, and whether all see all."""
 
     keys: int
     tokens: int
+    is_at_once: bool
 
 
 class _Work:
@@ -122,13 +132,18 @@ class _Work:
                 rows=self._run(),
             )
             self.chunks = len(written.page)
-        pairs = zip(np.asarray(plan.keys), np.asarray(plan.tokens), strict=True)
-        self.tiles = [_Tile(int(keys), int(tokens)) for keys, tokens in pairs]
+        columns = (plan.keys, plan.first, plan.tokens)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        self.tiles = [_Tile(*row) for row in rows]
         self.filled = [tile for tile in self.tiles if tile.keys]
         size = blocks.keys
-        # How many keys each block holds, and its tile's tokens.
         self.held = [
-            (min(size, tile.keys - at), tile.tokens)
+            _Block(
+                min(size, tile.keys - at),
+                tile.tokens,
+                size <= tile.keys - at
+                and (not self.chunks or at + size <= tile.first + 1),
+            )
             for tile in self.filled
             for at in range(0, tile.keys, size)
         ]
@@ -180,7 +195,7 @@ class _Work:
         if rounds := self._rounds(regions, counts):
             loops.remove(rounds)
         free = [i for i in loops if regions[i].limit is None]
-        expected = self._loops()
+        expected = self._loops(regions, free)
         if len(free) != len(expected):
             raise ValueError(
                 f"loops {[regions[i].bundles for i in free]} where there should be "
@@ -211,10 +226,12 @@ class _Work:
                 return None
         return None
 
-    def _loops(self) -> list[tuple[str, int]]:
+    def _loops(
+        self, regions: Sequence[Region], free: Sequence[int]
+    ) -> list[tuple[str, int]]:
         """Lists the loops without a constant limit, and how often they run."""
         page, size, piece = self.case.page, self.blocks.keys, self.blocks.piece
-        parts = [-(-keys // page) if keys < size else 0 for keys, _ in self.held]
+        parts = [-(-b.keys // page) if b.keys < size else 0 for b in self.held]
         early = self.blocks.depth - 1
         loops = [("empty tiles", 0)]
         for pages in [*parts, 0, 0][:early]:
@@ -233,19 +250,31 @@ class _Work:
             ("empty tiles", len(self.tiles) - len(self.filled)),
             ("waits", sum(parts)),
         ]
-        clean = pieces = stripes = 0
+        clean = pieces = stripes = stripes_at_once = 0
         rows, stripe = self._rows
         per_token = self.case.heads // max(self.case.kv_heads, 1)
-        for keys, count in self.held:
-            if keys < size or self.chunks:
-                number = -(-keys // piece)
-                pieces += number
-                stripes += number * -(-count * per_token // stripe)
-            if keys < size:
-                clean += -(-keys // piece) * piece // _LANES - keys // _LANES
-        loops += [("clean", clean), ("pieces", pieces)]
+        for block in self.held:
+            number = -(-block.keys // piece)
+            used = -(-block.tokens * per_token // stripe)
+            if block.is_at_once:
+                stripes_at_once += used
+                continue
+            pieces += number
+            stripes += number * used
+            if block.keys < size:
+                clean += -(-number * piece // page) - block.keys // page
+        inner = [("clean", clean), ("pieces", pieces)]
         if rows != stripe:
-            loops.append(("stripes", stripes))
+            inner.append(("stripes", stripes))
+            together = size if stripe <= _LANES else piece
+            whole = [("at once", stripes_at_once)] * (size // together)
+            # The compiler may lay either branch first; pieces have stripes inside.
+            after = free[len(loops) + 1 : len(loops) + 2]
+            is_first = any(
+                regions[j].kind == "loop" for i in after for j in _within(regions, i)
+            )
+            inner = inner + whole if is_first else whole + inner
+        loops += inner
         if self._flat:
             ends = [("drain", count) for count in tokens[-2:]]
             loops += [("results", sum(tokens)), *ends]
@@ -268,34 +297,33 @@ class _Work:
         place: dict[str, int],
     ) -> None:
         """Counts what a condition may skip inside the loop over tiles."""
-        full = sum(keys == self.blocks.keys for keys, _ in self.held)
+        full = sum(block.keys == self.blocks.keys for block in self.held)
+        at_once = sum(block.is_at_once for block in self.held)
         issues = max(len(self.held) - self.blocks.depth + 1, 0)
+        # What needs no loop: the new entry is put in (decode), then all keys at once.
+        loopless = [at_once] if self.chunks else [len(self.filled), at_once]
         for i, region in enumerate(regions):
-            if region.kind != "branch":
+            if region.kind != "branch" or region.parent != place["blocks"]:
                 continue
-            inside = region.parent == place["blocks"]
-            ends = i + sum(1 for _ in _within(regions, i))
-            if inside and i < place["pages"] <= ends:
+            inside = _within(regions, i)
+            if place["pages"] in inside:
                 counts[i] = issues
-                for j in _within(regions, i):
+                for j in inside:
                     if regions[j].kind == "branch":  # a full block's copies
                         counts[j] = min(full, issues)
-            elif inside and place["waits"] < i < place["clean"]:
-                counts[i] = len(self.filled)  # the new entry is put in
-            elif inside and i > place["pieces"]:
-                counts[i] = full
-            elif place["blocks"] in (i + 1, *_within(regions, i)) and not any(
-                regions[j].kind == "branch" and place["blocks"] in _within(regions, j)
-                for j in _within(regions, i)
-            ):
-                counts[i] = len(self.filled)
-                before = i - 1
-                if (
-                    before > 0
-                    and regions[before].kind == "branch"
-                    and regions[before].parent == region.parent
-                ):
-                    counts[before] = len(self.tiles) - len(self.filled)
+            elif place["pieces"] in inside:
+                counts[i] = len(self.held) - at_once
+            elif any(regions[j].kind == "loop" for j in inside):
+                counts[i] = at_once
+            else:
+                counts[i] = loopless.pop(0)
+        filled = next(iter(_around(regions, place["blocks"], "branch")), 0)
+        is_step = place["first pages"] in _within(regions, filled)
+        if regions[filled].kind == "branch" and not is_step:
+            counts[filled] = len(self.filled)
+            before = regions[filled - 1]
+            if before.kind == "branch" and before.parent == regions[filled].parent:
+                counts[filled - 1] = len(self.tiles) - len(self.filled)
 
 
 def _within(regions: Sequence[Region], outer: int) -> list[int]:

@@ -174,6 +174,8 @@ def test_what_does_not_fit_is_refused():
         shaped(Case("", 24, 4), fused=False)
     with pytest.raises(ConfigError, match="chunk divides"):
         shaped(Case("", 24, 4), blocks=Blocks(24, 24, 24, 256, 1000))
+    with pytest.raises(ConfigError, match=r"chunk=0.*\n.*every size is 1"):
+        shaped(Case("", 24, 4), blocks=Blocks(24, 24, 24, 256, 0))
     small = backends.interpreted("v7x")
     with pytest.raises(ConfigError, match="bytes in VMEM: rows"):
         shaped(Case("", 512, 4), backend=small, blocks=Blocks(512, 512, 16, 2048, 512))

@@ -110,6 +110,8 @@ def test_what_does_not_fit_is_refused():
         call(x, weight.astype(jnp.int32), jnp.ones(256))
     with pytest.raises(ConfigError, match="columns is all"):
         call(x, weight, jnp.ones(256), blocks=Blocks(4, 100, 896))
+    with pytest.raises(ConfigError, match="every size is 1"):
+        call(x, weight, jnp.ones(256), blocks=Blocks(0, 128, 896))
     big = jnp.zeros((896, 131072), jnp.int8)
     with pytest.raises(ConfigError, match="bytes in VMEM: x"):
         call(x, big, jnp.ones(131072), blocks=Blocks(4, 131072, 896))

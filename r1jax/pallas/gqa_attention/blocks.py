@@ -17,4 +17,4 @@ def choose_mixed(step: Step) -> Blocks:
     tokens, heads, _ = step.q.shape
     groups, page = heads // step.pool.values.shape[2], step.pool.values.shape[3]
     sequences, pages = step.page_table.shape
-    return blocks.mixed(groups, 256, tokens, sequences, page, pages)
+    return blocks.mixed(groups, 512, 128, tokens, sequences, page, pages)

@@ -96,7 +96,9 @@ def check(blocks: Blocks, rows: Any, weights: Any, kind: Scaling | None) -> None
     columns = weights.shape[-1]
     step = depth if kind is None else kind.depth
     whole = blocks.tile == blocks.rows
+    positive = all(size > 0 for size in blocks)
     rules = {
+        "every size is 1 or more": positive,
         "rows is all of them or a multiple of 16": (
             blocks.rows == count or blocks.rows % ALIGNED == 0
         ),
@@ -113,7 +115,8 @@ def check(blocks: Blocks, rows: Any, weights: Any, kind: Scaling | None) -> None
         "chunk divides D, in multiples of 128 and of a scale's block": (
             blocks.chunk == depth
             or (
-                depth % blocks.chunk == 0
+                positive
+                and depth % blocks.chunk == 0
                 and blocks.chunk % LANES == 0
                 and (step == depth or blocks.chunk % step == 0)
             )

@@ -126,7 +126,7 @@ def grouped_matmul(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=limit
         ),
-        cost_estimate=cost(rows, len(sizes), weights, blocks),
+        cost_estimate=cost(rows, len(sizes), weights, scales, blocks),
         interpret=interpret if backend.kind == "interpret" else False,
         name="grouped_matmul",
     )
@@ -151,7 +151,9 @@ def buffers(
     }
 
 
-def cost(rows: Any, experts: int, weights: Any, blocks: Blocks) -> pl.CostEstimate:
+def cost(
+    rows: Any, experts: int, weights: Any, scales: Any, blocks: Blocks
+) -> pl.CostEstimate:
     """Returns the work, were every expert used that the rows could use."""
     count, depth = rows.shape
     gates, columns = weights.shape[1], weights.shape[-1]
@@ -159,9 +161,12 @@ def cost(rows: Any, experts: int, weights: Any, blocks: Blocks) -> pl.CostEstima
     bits = jax.dtypes.itemsize_bits(weights.dtype)
     again = 1 if blocks.rows >= count else pl.cdiv(columns, blocks.columns)
     moved = count * (depth * again + columns) * rows.dtype.itemsize
+    stored = matrix * bits // 8
+    if scales is not None:
+        stored += scales.size // experts * scales.dtype.itemsize
     return pl.CostEstimate(
         flops=2 * count * matrix,
-        bytes_accessed=moved + min(experts, count) * matrix * bits // 8,
+        bytes_accessed=moved + min(experts, count) * stored,
         transcendentals=count * columns * (gates - 1),
     )
 

@@ -25,4 +25,4 @@ def choose_mixed(step: Step) -> Blocks:
     tokens, heads, _ = step.q.shape
     sequences, pages = step.page_table.shape
     page = step.pool.values.shape[3]
-    return blocks.mixed(heads, 1024, tokens, sequences, page, pages)
+    return blocks.mixed(heads, 2048, 512, tokens, sequences, page, pages)

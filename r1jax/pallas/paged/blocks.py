@@ -15,7 +15,8 @@ def fitted(blocks: Blocks, page: int, pages: int) -> Blocks:
     most = -(-page * pages // unit) * unit
     keys = min(max(blocks.keys // unit, 1) * unit, most)
     sizes = range(LANES, min(blocks.piece, keys) + 1, LANES)
-    piece = max(size for size in sizes if keys % size == 0)
+    fitting = (n for n in sizes if keys % n == 0 and (n % page == 0 or page % n == 0))
+    piece = max(fitting, default=keys)
     group, queries = max(blocks.group, 1), max(blocks.queries, 1)
     return Blocks(keys, piece, blocks.depth, group, queries, blocks.stripe)
 
@@ -38,13 +39,20 @@ def decode(entry_bytes: int, rows: int, page: int, pages: int) -> Blocks:
 
 
 def mixed(
-    rows: int, tile_rows: int, tokens: int, sequences: int, page: int, pages: int
+    rows: int,
+    tile_rows: int,
+    stripe: int,
+    tokens: int,
+    sequences: int,
+    page: int,
+    pages: int,
 ) -> Blocks:
     """Returns the sizes for any number of new tokens.
 
     Args:
       rows: Query heads of a key head (G).
       tile_rows: Rows of a tile of a prompt's queries, about.
+      stripe: Rows that are computed together; a tile with one token computes no more.
       tokens: Flat tokens (T).
       sequences: Rows of the page table (B).
       page: Tokens in a page.
@@ -53,5 +61,4 @@ def mixed(
     queries = max(1, tile_rows // rows)
     if tokens <= _GUESSES * sequences:
         queries = min(queries, -(-tokens // sequences))
-    stripe = max(256, min(512, tile_rows // 2))
-    return fitted(Blocks(512, 512, 3, 1, queries, stripe), page, pages)
+    return fitted(Blocks(2048, 1024, 3, 1, queries, stripe), page, pages)

@@ -73,6 +73,7 @@ def attend(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary",),
             vmem_limit_bytes=fit(name, shape.buffers(), chip),
+            # Else half of what asks for a page checks where it lies.
             disable_bounds_checks=True,
         ),
         cost_estimate=_cost(shape),
@@ -107,39 +108,39 @@ def _operands(
     shape: Shape, q: Array, new: Pool, pool: Pool, scalars: int
 ) -> tuple[list[Any], list[Any], dict[int, int]]:
     """Returns inputs (name, array, spec), outputs (name, shape, spec) and aliases."""
-    group, anywhere = shape.blocks.group, pl.BlockSpec(memory_space=pl.ANY)
+    group, home = shape.blocks.group, pl.BlockSpec(memory_space=pltpu.HBM)
 
     def tiled(*sizes: int) -> pl.BlockSpec:
         zeros = (0,) * len(sizes)
         return pl.BlockSpec((group, *sizes), lambda i, *_: (i, *zeros))
 
     def entries(array: Array) -> pl.BlockSpec:
-        return anywhere if shape.chunks else tiled(*array.shape[1:])
+        return home if shape.chunks else tiled(*array.shape[1:])
 
     inputs = [
-        ("q_home", q, anywhere) if shape.flat else ("q", q, tiled(*q.shape[1:])),
+        ("q_home", q, home) if shape.flat else ("q", q, tiled(*q.shape[1:])),
         ("new", new.values, entries(new.values)),
-        ("before", pool.values, anywhere),
+        ("before", pool.values, home),
     ]
 
     def result(name: str, width: int, dtype: jnp.dtype) -> tuple[str, Any, Any]:
         kept = jax.ShapeDtypeStruct((*q.shape[:-1], width), dtype)
         if shape.flat:
-            return f"{name}_home", kept, anywhere
+            return f"{name}_home", kept, home
         return name, kept, tiled(*kept.shape[1:])
 
     outputs = [
         result("out", shape.value_width, shape.out),
-        ("pool", jax.ShapeDtypeStruct(pool.values.shape, pool.values.dtype), anywhere),
+        ("pool", jax.ShapeDtypeStruct(pool.values.shape, pool.values.dtype), home),
     ]
     aliases = {scalars + 2: 1}
     if pool.scales is not None and new.scales is not None:
         inputs += [
             ("new_scales", new.scales, entries(new.scales)),
-            ("scales_before", pool.scales, anywhere),
+            ("scales_before", pool.scales, home),
         ]
         same = jax.ShapeDtypeStruct(pool.scales.shape, jnp.float32)
-        outputs.append(("scales", same, anywhere))
+        outputs.append(("scales", same, home))
         aliases[scalars + 4] = 2
     if shape.partial:
         outputs.append(result("statistics", LANES, jnp.dtype(jnp.float32)))
@@ -149,9 +150,10 @@ def _operands(
 def _scratch(s: Shape) -> dict[str, Any]:
     """Returns the kernel's own memory by name."""
     depth, rows = s.blocks.depth, (s.heads, s.rows)
+    page = (s.heads, s.page, s.width)
     run = (s.stages, s.heads, s.chunk, s.width)
     scratch: dict[str, Any] = {
-        "buffer": pltpu.VMEM((depth, s.heads, s.keys, s.width), s.values),
+        "buffer": pltpu.VMEM((depth, s.block_pages, *page), s.values),
         "stage": pltpu.VMEM(run, s.values),
         "mixed": pltpu.VMEM((*rows, s.value_width), jnp.float32),
         "peak": pltpu.VMEM((*rows, LANES), jnp.float32),

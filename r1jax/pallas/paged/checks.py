@@ -73,10 +73,12 @@ def _layout(kernel: str, step: Step, blocks: Blocks) -> None:
             f"a block holds whole pages and whole registers of {LANES} scores",
             f"use a multiple of {page} and of {LANES}",
         )
-    if blocks.keys % blocks.piece or blocks.piece % LANES:
+    split = blocks.piece % page and page % blocks.piece
+    if blocks.keys % blocks.piece or blocks.piece % LANES or split:
         raise ConfigError(
             f"{kernel}: pieces of {blocks.piece} keys in blocks of {blocks.keys}",
-            f"a piece holds whole registers of {LANES} scores and divides the block",
+            f"a piece holds whole registers of {LANES} scores, divides the block, and "
+            "is whole pages or divides one",
             f"use a multiple of {LANES} that divides {blocks.keys}",
         )
     if blocks.depth < 2:

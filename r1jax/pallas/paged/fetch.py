@@ -103,13 +103,13 @@ class Ring:
     def _copies(self, i: Any, page: Any, slot: Array) -> list[Any]:
         """Returns what brings one page to its place in a slot."""
         s, r = self.shape, self.refs
-        at = pl.ds(i * s.page, s.page)
-        if not isinstance(i, int):
-            at = pl.ds(pl.multiple_of(i * s.page, s.page), s.page)
         layer, sem = r.layer[0], r.fetched.at[slot]
-        values = r.pool.at[layer, page], r.buffer.at[slot, :, at]
+        values = r.pool.at[layer, page], r.buffer.at[slot, i]
         copies = [pltpu.make_async_copy(*values, sem)]
         if s.scales:
+            at = pl.ds(i * s.page, s.page)
+            if not isinstance(i, int):
+                at = pl.ds(pl.multiple_of(i * s.page, s.page), s.page)
             scales = r.scales.at[layer, page], r.scale_buffer.at[slot, :, at]
             copies.append(pltpu.make_async_copy(*scales, sem))
         return copies

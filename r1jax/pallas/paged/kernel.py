@@ -95,52 +95,50 @@ def _attend(
 
 def _clean(shape: Shape, refs: Any, slot: Array, filled: Array) -> None:
     """Zeroes what lies after the last key: nothing times infinity is not nothing."""
+    page, piece = shape.page, shape.blocks.piece
 
     def one(i: Array, _: None) -> None:
-        run = pl.ds(pl.multiple_of(i * LANES, LANES), LANES)
-        old = refs.buffer[slot, :, run, :]
-        row = jax.lax.broadcasted_iota(jnp.int32, old.shape, 1) + i * LANES
-        refs.buffer[slot, :, run, :] = jnp.where(row < filled, old, jnp.zeros_like(old))
+        old = refs.buffer[slot, i]
+        row = jax.lax.broadcasted_iota(jnp.int32, old.shape, 1) + i * page
+        refs.buffer[slot, i] = jnp.where(row < filled, old, jnp.zeros_like(old))
         if shape.scales:
+            run = pl.ds(pl.multiple_of(i * page, page), page)
             old = refs.scale_buffer[slot, :, run]
-            lane = jax.lax.broadcasted_iota(jnp.int32, old.shape, 1) + i * LANES
+            lane = jax.lax.broadcasted_iota(jnp.int32, old.shape, 1) + i * page
             refs.scale_buffer[slot, :, run] = jnp.where(lane < filled, old, 0.0)
 
-    end = pl.cdiv(filled, shape.blocks.piece) * (shape.blocks.piece // LANES)
-    jax.lax.fori_loop(filled // LANES, end, one, None)
+    end = pl.cdiv(pl.cdiv(filled, piece) * piece, page)
+    jax.lax.fori_loop(filled // page, end, one, None)
 
 
 def _block(
     shape: Shape, refs: Any, tile: Array, within: Array, block: Array, slot: Array
 ) -> None:
-    """Attends to a block: at once where it is full, else to as much as is filled."""
+    """Attends to a block: at once where all see it all, else to what is filled."""
     piece, start = shape.blocks.piece, block * shape.keys
     filled = refs.keys[tile] - start
     place = _Place(tile, within, slot)
+    at_once = filled >= shape.keys
+    if shape.chunks:  # the diagonal may cross any block
+        at_once &= start + shape.keys <= refs.first[tile] + 1
 
-    def pieces(number: Array) -> None:
+    @pl.when(jnp.logical_not(at_once))
+    def _() -> None:
         def one(i: Array, _: None) -> None:
             at = pl.multiple_of(i * piece, piece)
             _stripes(shape, refs, place, at, start + at, piece, False)
 
+        @pl.when(filled < shape.keys)
+        def _() -> None:
+            _clean(shape, refs, slot, filled)
+
+        number = pl.cdiv(jnp.minimum(filled, shape.keys), piece)
         jax.lax.fori_loop(0, number, one, None)
 
-    @pl.when(filled < shape.keys)
+    @pl.when(at_once)
     def _() -> None:
-        _clean(shape, refs, slot, filled)
-
-    if shape.chunks:  # the diagonal may cross any block: one form for all
-        return pieces(pl.cdiv(jnp.minimum(filled, shape.keys), piece))
-
-    @pl.when(filled < shape.keys)
-    def _() -> None:
-        pieces(pl.cdiv(filled, piece))
-
-    @pl.when(filled >= shape.keys)
-    def _() -> None:
-        _stripes(shape, refs, place, 0, start, shape.keys, True)
-
-    return None
+        for at in range(0, shape.keys, shape.at_once):
+            _stripes(shape, refs, place, at, start + at, shape.at_once, True)
 
 
 class _Place(NamedTuple):
@@ -197,7 +195,7 @@ def _stripe(
     shown = None if all_shown else _shown(s, refs, place.tile, start, size, row)
     exponent = s.softmax_scale * _LOG2_E
     for head in range(s.heads):
-        entries = refs.buffer[slot, head, run, :].astype(s.compute)
+        entries = _entries(s, refs, slot, head, at, size).astype(s.compute)
         scores = jax.lax.dot_general(
             refs.q[place.within, head, rows, :],
             entries[:, : s.query_width],
@@ -222,6 +220,21 @@ def _stripe(
         )
         older = refs.mixed[head, rows, :] * _wide(fade, s.value_width)
         refs.mixed[head, rows, :] = older + mixed
+
+
+def _entries(
+    s: Shape, refs: Any, slot: Array, head: int, at: int | Array, size: int
+) -> Array:
+    """Reads a head's entries [size, E] of some keys: whole pages, or a part of one."""
+    if size % s.page == 0:
+        pages = pl.ds(at // s.page, size // s.page)
+        entries: Array = refs.buffer[slot, pages, head]
+        return entries.reshape(size, s.width)
+    within = at % s.page
+    if not isinstance(within, int):
+        within = pl.multiple_of(within, size)
+    part: Array = refs.buffer[slot, at // s.page, head, pl.ds(within, size), :]
+    return part
 
 
 def _value_row(shape: Shape, head: int) -> int:

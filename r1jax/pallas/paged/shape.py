@@ -14,7 +14,8 @@ class Blocks:
     Attributes:
       keys: Context tokens that are attended to at once; a multiple of 128 and of the
         page.
-      piece: What is attended to at once of a block that is not full; divides `keys`.
+      piece: What is attended to at once of a block that is not full; divides `keys`,
+        and is whole pages or divides a page.
       depth: Blocks of keys in VMEM: one in use, the others on their way.
       group: Tiles of queries (in decode, sequences) in a grid step.
       queries: Tokens in a tile of queries, for mixed steps.
@@ -89,6 +90,11 @@ class Shape:
     def block_pages(self) -> int:
         """Pages in a block."""
         return self.blocks.keys // self.page
+
+    @property
+    def at_once(self) -> int:
+        """Keys of a full block that are attended to at once: few rows take all."""
+        return self.keys if self.stripe <= LANES else self.blocks.piece
 
     @property
     def stages(self) -> int:

@@ -48,12 +48,12 @@ class DecodeWrites:
             self._wait(stage)
 
         row = r.first[tile] % s.keys
-        base = pl.multiple_of(row // s.chunk * s.chunk, s.chunk)
-        run = pl.ds(base, s.chunk)
-        old = r.buffer[slot, :, run, :]
-        here = jax.lax.broadcasted_iota(jnp.int32, old.shape, 1) == row - base
+        base = pl.multiple_of(row % s.page // s.chunk * s.chunk, s.chunk)
+        run, page = pl.ds(base, s.chunk), row // s.page
+        old = r.buffer[slot, page, :, run, :]
+        here = jax.lax.broadcasted_iota(jnp.int32, old.shape, 1) == row % s.page - base
         new = jnp.where(here, jnp.broadcast_to(r.new[within], old.shape), old)
-        r.buffer[slot, :, run, :] = new
+        r.buffer[slot, page, :, run, :] = new
         r.stage[stage] = new
         if s.scales:
             self._put_scales(tile, within, slot, row, stage)

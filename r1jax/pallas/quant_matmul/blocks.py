@@ -58,7 +58,9 @@ def check(blocks: Blocks, x: Any, weights: Any, kind: Scaling | None) -> None:
     (count, depth), columns = x.shape, weights.shape[-1]
     step = depth if kind is None else kind.depth
     scaled = kind is None or kind.width == 1
+    positive = all(size > 0 for size in blocks)
     rules = {
+        "every size is 1 or more": positive,
         "rows is all of them or a multiple of 16": (
             blocks.rows == count or blocks.rows % 16 == 0
         ),
@@ -68,7 +70,8 @@ def check(blocks: Blocks, x: Any, weights: Any, kind: Scaling | None) -> None:
         "chunk is D, or divides it in multiples of 128 and of a scale's block": (
             blocks.chunk == depth
             or (
-                depth % blocks.chunk == 0
+                positive
+                and depth % blocks.chunk == 0
                 and blocks.chunk % LANES == 0
                 and (step == depth or blocks.chunk % step == 0)
             )

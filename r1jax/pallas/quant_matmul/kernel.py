@@ -92,7 +92,7 @@ def quant_matmul(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=limit
         ),
-        cost_estimate=cost(x, weights),
+        cost_estimate=cost(x, weights, scales, blocks),
         interpret=interpret if backend.kind == "interpret" else False,
         name="quant_matmul",
     )(layer.reshape(1), x, weights, *stored)
@@ -114,14 +114,17 @@ def buffers(
     }
 
 
-def cost(x: Any, weights: Any) -> pl.CostEstimate:
-    """Returns the work of a product."""
+def cost(x: Any, weights: Any, scales: Any, blocks: Blocks) -> pl.CostEstimate:
+    """Returns the work of a product; rows of several blocks come once a strip."""
     (count, depth), columns = x.shape, weights.shape[-1]
     bits = jax.dtypes.itemsize_bits(weights.dtype)
+    again = 1 if blocks.rows >= count else pl.cdiv(columns, blocks.columns)
+    stored = depth * columns * bits // 8
+    if scales is not None:
+        stored += scales.size * scales.dtype.itemsize
     return pl.CostEstimate(
         flops=2 * count * depth * columns,
-        bytes_accessed=depth * columns * bits // 8
-        + count * (depth + columns) * x.dtype.itemsize,
+        bytes_accessed=stored + count * (depth * again + columns) * x.dtype.itemsize,
         transcendentals=0,
     )
 
