@@ -97,11 +97,13 @@ CASES = (
     Case("r1-tensor8-4096-behind-4096", 16, 16, 4096, 4096, 192, 128, 64),
     Case("r1-2048-behind-4096", 128, 128, 2048, 4096, 192, 128, 64),
     Case("r1-tensor8-2048-behind-30720", 16, 16, 2048, 30720, 192, 128, 64),
-    # Distills: Llama 8B cut 4 ways, 70B cut 8 ways, Qwen 1.5B, 7B cut 4 ways.
+    # Distills: Llama 8B cut 4 ways, 70B cut 8 ways, Qwen 1.5B, 7B cut 4 ways, 14B and
+    # 32B cut 8 ways.
     Case("llama8b-tensor4-2048", 8, 2, 2048, 0),
     Case("llama70b-tensor8-2048-behind-4096", 8, 1, 2048, 4096),
     Case("qwen1.5b-2048", 12, 2, 2048, 0),
     Case("qwen7b-tensor4-4096", 7, 1, 4096, 0),
+    Case("qwen14b-tensor8-2048-behind-4096", 5, 1, 2048, 4096),
     Case("smollm2-2048", 9, 3, 2048, 0, 64, 64),
 )
 

@@ -72,6 +72,8 @@ CASES = (
     Case("R1 dense down, int4", 64, 18432, 7168, "int4"),
     Case("Qwen 7B down", 8, 18944, 3584),
     Case("Qwen 1.5B gate", 1, 1536, 8960),
+    Case("Qwen 14B gate in eight", 32, 5120, 1728),
+    Case("Qwen 32B down in eight", 8, 3456, 5120),
     Case("Llama 8B down", 64, 14336, 4096),
     Case("Llama 70B gate in eight", 128, 8192, 3584),
 )
