@@ -54,6 +54,8 @@ class Program:
       moved: Bytes that its own copies move, by its grid and block specs.
       blocks: Its block sizes, for the table.
       donate: Arguments that are given up.
+      before: What XLA runs before the kernel and another's kernel does itself: names in
+        the dump as `kernel`, each with its passes. It is no part of the floor.
     """
 
     who: str
@@ -64,6 +66,7 @@ class Program:
     moved: int
     blocks: str = ""
     donate: tuple[int, ...] = ()
+    before: tuple[tuple[str, Passes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,15 @@ def estimate(program: Program, chip: Chip, flops: int, dtype: str) -> dict[str, 
         "bundles": cycles / chip.clock,
     }
     binds = max(limits, key=lambda name: limits[name])
+    before = 0.0
+    for name, counted in program.before:
+        first = tpu_bundles.read(_DUMP, name)
+        before += first.cycles(counted(first.regions)) / chip.clock
     return {
         "who": program.who,
         "blocks": program.blocks,
         **{f"{name}_us": round(1e6 * value, 1) for name, value in limits.items()},
+        "before_us": round(1e6 * before, 1),
         "floor_us": round(1e6 * limits[binds], 1),
         "binds": binds,
         "main_bundles": main.bundles,

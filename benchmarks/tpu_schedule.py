@@ -140,13 +140,18 @@ def table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
             f"{ours['mxu_fill']:.0%} / {ours['mxu_fill_all']:.0%}",
             f"{ours['spills']:,}",
             f"{best['who']} {best['blocks']}" if best else "",
-            f"{best['floor_us']:,.1f}" if best else "",
+            _floor(best) if best else "",
             f"{row['ratio']:.2f}" if best else "",
             row["goal"],
         ]
         yield f"| {' | '.join(cells)} |"
-    notes = {row["comparison"].note: row["comparison"].case for row in rows}
-    yield from ("", *(f"{case}: {note}" for note, case in notes.items() if note))
+    notes = {row["comparison"].note: row["comparison"].kernel for row in rows}
+    yield from ("", *(f"{kernel}: {note}." for note, kernel in notes.items() if note))
+
+
+def _floor(result: dict[str, Any]) -> str:
+    before = f" + {result['before_us']:,.1f}" if result["before_us"] else ""
+    return f"{result['floor_us']:,.1f}{before}"
 
 
 _PARTS = ("bytes", "flops", "bundles", "floor")
