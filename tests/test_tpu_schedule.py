@@ -10,14 +10,20 @@ from tests.pallas.tpu import needs_compiler
 
 pytestmark = [pytest.mark.tpu_compile, needs_compiler]
 FEW = [
+    ("expert_dispatch", "v5e", "r1-v5e64-t64 sum"),
     ("flash_prefill", "v6e", "r1-tensor8-512"),
     ("gqa_attention", "v5e", "llama-70b-tensor8-decode"),
+    ("grouped_matmul", "v6e", "1024 rows, 4 experts, down"),
     ("mla_attention", "v7x", "r1-tensor8-decode-32x2048"),
+    ("quant_matmul", "v7x", "R1 q_b"),
 ]
 MORE = [
     ("flash_prefill", "v7x", "r1-tensor8-2048-behind-30720"),
     ("gqa_attention", "v7x", "llama-8b-tensor4-mixed-512+8"),
+    ("grouped_matmul", "v5e", "8 rows, 16 experts, int4"),
+    ("grouped_matmul", "v7x", "64 rows, 8 experts, fp8 down"),
     ("mla_attention", "v6e", "r1-mixed-512+8"),
+    ("quant_matmul", "v6e", "R1 kv_a"),
 ]
 KEYS = {"bytes_us", "flops_us", "bundles_us", "floor_us", "binds", "mxu_fill", "spills"}
 

@@ -31,7 +31,12 @@ def choose(
     strip = depth * LANES * jax.dtypes.itemsize_bits(weights.dtype) // 8
     most = min(_BYTES[chip.name] // strip, columns // LANES // _STEPS)
     # With many rows the sums fill the registers; with few, more columns fill the units.
-    wide = LANES * max(1 if strip * 4 > _BYTES[chip.name] else 2, most)
+    strips = max(1 if strip * 4 > _BYTES[chip.name] else 2, most)
+    # A chip's matrix units share the columns: a part of their width is time lost.
+    units = 2 * chip.mxu_width // LANES
+    if strips > units // 2:
+        strips = max(1, (strips + units // 2) // units) * units
+    wide = LANES * strips
     rows, wide = min(count, _ROWS), min(columns, wide)
     # Loading weights into a matrix unit takes as long as half its width in rows.
     area = max(rows, chip.mxu_width // 2) * wide
