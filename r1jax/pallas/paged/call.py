@@ -134,6 +134,8 @@ def _operands(
         ("pool", jax.ShapeDtypeStruct(pool.values.shape, pool.values.dtype), home),
     ]
     aliases = {scalars + 2: 1}
+    if shape.chunks and not shape.flat and outputs[0][1] == _like(q):
+        aliases[scalars] = 0  # tiles of queries were gathered for this call alone
     if pool.scales is not None and new.scales is not None:
         inputs += [
             ("new_scales", new.scales, entries(new.scales)),
@@ -145,6 +147,10 @@ def _operands(
     if shape.partial:
         outputs.append(result("statistics", LANES, jnp.dtype(jnp.float32)))
     return inputs, outputs, aliases
+
+
+def _like(array: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _scratch(s: Shape) -> dict[str, Any]:
