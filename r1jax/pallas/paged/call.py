@@ -73,8 +73,6 @@ def attend(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary",),
             vmem_limit_bytes=fit(name, shape.buffers(), chip),
-            # Else half of what asks for a page checks where it lies.
-            disable_bounds_checks=True,
         ),
         cost_estimate=_cost(shape),
         interpret=interpret if backend.kind == "interpret" else False,
