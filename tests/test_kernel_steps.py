@@ -11,7 +11,6 @@ import pytest
 
 from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
-from r1jax.config import MlaConfig
 from r1jax.errors import ConfigError
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
@@ -129,10 +128,7 @@ def check(family, target, g, params=None, few=False):
     devices = on.devices("rows") if on else 1
     tables = [pages_of(rng) for _ in range(devices)]
     homes = rng.integers(0, on.mesh.size if on else 1, (devices, 2))
-    latent = isinstance(config.attention, MlaConfig)
-    holders = on.devices("latent_pages" if latent else "pages") if on else 1
-    pages = holders * (1 + 2 * COLUMNS)
-    pools = make_pools(config, pages, PAGE, jnp.float32, target)
+    pools = make_pools(config, 1 + 2 * COLUMNS, PAGE, jnp.float32, target)
     pools = {n: pool.at[:, :].set(jnp.nan) for n, pool in pools.items()}
     if target.kernels:  # padding lanes of latents are zero, whoever owns them
         width = getattr(config.attention, "latent_dim", None)
