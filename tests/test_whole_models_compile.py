@@ -38,13 +38,11 @@ def shape(target, axes, sizes, dtype=jnp.int32):
 
 def weights(config, target, few_bits):
     """Returns the tree of shapes, placed; int8 where that is asked for."""
-    tree = parameters.abstract(config, jnp.bfloat16)
-    axes = parameters.logical_axes(config)
+    scheme = quant.scheme("int8") if few_bits else None
+    tree = parameters.abstract(config, jnp.bfloat16, scheme)
+    axes = parameters.logical_axes(config, scheme)
     for shelf in (tree, axes):
         shelf.pop("mtp", None)
-    for group in model.group_sizes(config) if few_bits else ():
-        tree[group] = jax.eval_shape(quant.quantise_layers, tree[group])
-        axes[group] = quant.quantised_axes(axes[group])
     on = target.placement
     where = sharding.shardings(tree, axes, on.mesh, on.rules)
     return jax.tree.map(
