@@ -24,11 +24,12 @@ LONG = Geometry(decodes=2, chunks=1, chunk_tokens=256)
 
 @functools.cache
 def config_of(family):
-    """A toy whose heads fill registers, as the real models' do."""
+    """A toy whose heads fill registers, as the real models' do, and any mesh cuts."""
     config = preset(f"tiny-{family}")
-    if family == "r1":
-        return config
-    attention = dataclasses.replace(config.attention, head_dim=64)
+    sizes = dict(heads=8)
+    if family != "r1":
+        sizes = dict(heads=16, kv_heads=8, head_dim=64)
+    attention = dataclasses.replace(config.attention, **sizes)
     return dataclasses.replace(config, attention=attention)
 
 
@@ -148,15 +149,18 @@ def test_simulated_kernels_give_the_whole_sequence(family, g):
     check(family, Target("kernels", interpreted("v6e")), g)
 
 
+SPLITS = [(d, t) for d in (1, 2, 4, 8) for t in (1, 2, 4, 8) if d * t <= 8]
+MESHES = [("latency", 2, 1), ("throughput", 2, 2)]
+OTHERS = [
+    *[("latency", *split) for split in [(1, 1), (1, 2), (1, 4), (2, 2), (2, 4)]],
+    *[("throughput", *split) for split in SPLITS if split != (2, 2)],
+]
+
+
 @pytest.mark.parametrize("family", ["r1", "qwen2"])
 @pytest.mark.parametrize(
     ("rules", "data", "tensor"),
-    [
-        ("latency", 2, 1),
-        ("throughput", 1, 2),
-        ("throughput", 2, 2),
-        ("throughput", 4, 1),
-    ],
+    [*MESHES, *[pytest.param(*mesh, marks=pytest.mark.slow) for mesh in OTHERS]],
 )
 @pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
 def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
