@@ -38,7 +38,7 @@ class FakeRunner:
     permits: Permits | None = None
     broken: Exception | None = None
 
-    def __init__(self, config, params, pools, slots, columns, target):
+    def __init__(self, config, params, pools, slots, columns, target, tell=None):
         self.device = FakeDevice(pools["key"].shape[3], slots)
 
     def compile(self, geometry):
