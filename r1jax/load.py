@@ -14,9 +14,10 @@ from r1jax import cache, parameters
 from r1jax.config import MlaConfig, ModelConfig
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
+from r1jax.hosts import Hosts
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
-from r1jax.sharding import STRATEGIES, Placement, device_bytes, shardings
+from r1jax.sharding import STRATEGIES, Placement, device_bytes, make_mesh, shardings
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
@@ -41,6 +42,7 @@ def load(
     num_pages: int | None = None,
     memory_utilization: float | None = None,
     seed: int | None = None,
+    hosts: Hosts | None = None,
 ) -> LLM:
     """Loads a model.
 
@@ -67,11 +69,16 @@ def load(
       memory_utilization: The share of the device's memory, less the weights, that
         the cache may take: 0.9 by default, on a CPU 0.1.
       seed: For a preset's random weights, and for requests that have no seed.
+      hosts: The other processes of this program, as `r1jax.hosts.join` gives them;
+        all must load the same, over a mesh of all their devices (by default one that
+        has them all on its second axis). Process 0 decides how many pages there are.
 
     Raises:
       R1jaxError: The source or an option cannot be used; says why and what to do.
     """
     chosen = _dtype(dtype)
+    if hosts is not None and mesh is None:
+        mesh = make_mesh(1, jax.device_count())
     name = "r1jax" if source is None else os.fspath(source)
     if name in NAMES and not Path(name).exists():
         config, params = _random(name, chosen, seed or 0)
@@ -95,8 +102,35 @@ def load(
     if num_pages is None:
         pages = _pages(config, options, chosen, target, memory_utilization)
         options = dataclasses.replace(options, num_pages=pages)
+    if hosts is not None:
+        options = _agreed(hosts, name, config, chosen, target, options)
     recommended = _sampling(generation)
-    return LLM(name, config, params, tokenizer, options, recommended, seed, target)
+    return LLM(
+        name, config, params, tokenizer, options, recommended, seed, target, hosts
+    )
+
+
+def _agreed(
+    hosts: Hosts,
+    name: str,
+    config: ModelConfig,
+    dtype: str,
+    target: Target,
+    options: EngineOptions,
+) -> EngineOptions:
+    """Returns the options of process 0, after comparing what must be the same."""
+    assert target.placement is not None
+    pages = {"num_pages": options.num_pages}
+    settings = {
+        "the model": Path(name).name,
+        "its configuration": repr(config),
+        "dtype": dtype,
+        "the form": target.form,
+        "the mesh": dict(target.placement.mesh.shape),
+        "the version of JAX": jax.__version__,
+        **{k: v for k, v in vars(options).items() if k not in pages},
+    }
+    return dataclasses.replace(options, **hosts.agree(settings, pages))
 
 
 def _target(
@@ -239,7 +273,7 @@ def _free_bytes(config: ModelConfig, dtype: str, on: Placement | None) -> int:
     one that changes from start to start would find none of them in the cache.
     """
     weights = _weight_bytes(config, dtype, on)
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES")
         total = pages * os.sysconf("SC_PAGE_SIZE")
