@@ -6,7 +6,7 @@ For many, tokens travel to the devices that hold their experts and back.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ from r1jax.typing import Array, Float, Int
 # exchange's latency is worth.
 _TRAVEL = 16
 
+Form = Literal["stay", "travel"]
+
 
 class Matrices(NamedTuple):
     """All layers' experts: gate and up [L, E, D, 2, F], down [L, E, F, D]."""
@@ -34,7 +36,11 @@ class Matrices(NamedTuple):
 
 
 def experts_by_kernels(
-    x: Float[Array, "T D"], gate_up: Stacked, down: Stacked, routes: Routes
+    x: Float[Array, "T D"],
+    gate_up: Stacked,
+    down: Stacked,
+    routes: Routes,
+    form: Form | None = None,
 ) -> Float[Array, "T D"]:
     """Sums each token's chosen experts, weighed; sums are float32.
 
@@ -42,17 +48,20 @@ def experts_by_kernels(
       x: Tokens.
       gate_up: The first matrices of the experts, with those of other layers.
       down: The second.
-      routes: Of the tokens.
+      routes: Of the tokens; a number below 0 chooses none.
+      form: Whether tokens stay or travel on a mesh; by their number if left out.
     """
     matrices, layer = Matrices(gate_up.stack, down.stack), gate_up.layer
     on = gate_up.target
     if on.placement is None:
-        run = _Experts(matrices, layer, on.backend)
-        return _sum_here(x, routes, run, jnp.int32(0)).astype(x.dtype)
+        experts = _Experts(matrices, layer, on.backend)
+        return _sum_here(x, routes, experts, jnp.int32(0)).astype(x.dtype)
     p = on.placement
     axis = Axis(p.mesh_axes("experts"), p.devices("experts"))
-    form = _travelling if len(x) >= _TRAVEL * axis.size else _staying
-    return form(x, routes, matrices, layer, p, axis, on.backend).astype(x.dtype)
+    if form is None:
+        form = "travel" if len(x) >= _TRAVEL * axis.size else "stay"
+    run = _travelling if form == "travel" else _staying
+    return run(x, routes, matrices, layer, p, axis, on.backend).astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -124,11 +133,9 @@ def _staying(
     def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
         experts = _Experts(matrices, layer, backend)
         total = _sum_here(x, routes, experts, axis.here * experts.count)
-        if others:
-            total = jax.lax.psum(total, others)
-        if shared:
+        if shared:  # first: what is then added up is only a device's own tokens
             total = jax.lax.psum_scatter(total, shared, tiled=True)
-        return total
+        return jax.lax.psum(total, others) if others else total
 
     whole = PartitionSpec()
     out = PartitionSpec(shared or None)
@@ -154,15 +161,15 @@ def _travelling(
     same = tuple(name for name in axis.names if name not in tokens)
     holders = math.prod(placement.mesh.shape[name] for name in same)
 
-    def part(array: Array, nobody: int) -> Array:
+    def part(array: Array, padding: int = 0) -> Array:
         more = -len(array) % holders
-        padded = jnp.pad(array, ((0, more), (0, 0)), constant_values=nobody)
+        padded = jnp.pad(array, ((0, more), (0, 0)), constant_values=padding)
         size = len(padded) // holders
         here = jax.lax.axis_index(same) if same else 0
         return jax.lax.dynamic_slice_in_dim(padded, here * size, size)
 
     def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
-        mine, chosen, weights = part(x, 0), part(routes[0], experts), part(routes[1], 0)
+        mine, chosen, weights = part(x), part(routes[0], -1), part(routes[1])
         plan = make_plan(chosen, experts=experts, axis=axis)
         most = most_rows(*chosen.shape, experts=experts, axis=axis)
         capacity = min(most, 2 * chosen.size)  # twice what comes on the average
