@@ -15,13 +15,14 @@ from r1jax.config import ModelConfig
 from r1jax.engine.loop import check_target
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
+from r1jax.layers.expert_places import Places, plan_places
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
 from r1jax.sharding import Placement
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
-from r1jax.weights import Source, open_source
+from r1jax.weights import Source, open_source, read_expert_loads
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Random weights beyond this are surely a mistake: a preset alone has no others.
@@ -40,6 +41,8 @@ def load(
     page_size: int = 128,
     num_pages: int | None = None,
     memory_utilization: float | None = None,
+    redundant_experts: int = 0,
+    expert_loads: str | os.PathLike[str] | None = None,
     seed: int | None = None,
 ) -> LLM:
     """Loads a model.
@@ -64,6 +67,10 @@ def load(
         length, within the memory allowed.
       memory_utilization: The share of the device's memory, less the weights, that
         the cache may take: 0.9 by default, on a CPU 0.1.
+      redundant_experts: Copies of the busiest experts of each layer, to even out the
+        devices' work; on a mesh only, and with `expert_loads`.
+      expert_loads: A file of `save_expert_loads` that says how busy each expert is.
+        Without copies it puts the experts in a better order.
       seed: For a preset's random weights, and for requests that have no seed.
 
     Raises:
@@ -83,6 +90,7 @@ def load(
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
     target = _target(config, mesh, kernels)
+    places = _places(config, target, redundant_experts, expert_loads)
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,
@@ -94,7 +102,9 @@ def load(
         pages = _pages(config, options, chosen, target, memory_utilization)
         options = dataclasses.replace(options, num_pages=pages)
     recommended = _sampling(generation)
-    return LLM(name, config, params, tokenizer, options, recommended, seed, target)
+    return LLM(
+        name, config, params, tokenizer, options, recommended, seed, target, places
+    )
 
 
 def _target(config: ModelConfig, mesh: Mesh | None, kernels: bool | None) -> Target:
@@ -103,6 +113,44 @@ def _target(config: ModelConfig, mesh: Mesh | None, kernels: bool | None) -> Tar
     target = target_for(device.device_kind, config, placement, kernels)
     check_target(target)
     return target
+
+
+def _places(
+    config: ModelConfig,
+    target: Target,
+    redundant: int,
+    loads: str | os.PathLike[str] | None,
+) -> dict[str, Places]:
+    """Says which device holds which expert, where they do not lie in order."""
+    devices = target.placement.devices("experts") if target.placement else 1
+    if not redundant and loads is None:
+        return plan_places(config, devices)
+    asked = f"redundant_experts is {redundant} and expert_loads is {loads}"
+    if config.moe is None:
+        raise ConfigError(
+            asked, "the model is dense: it has no experts", "leave both out"
+        )
+    if devices == 1:
+        raise ConfigError(
+            asked,
+            "one device holds all experts, in any order",
+            "leave both out, or load the model on a mesh",
+        )
+    if loads is None:
+        raise ConfigError(
+            asked,
+            "nothing says which experts are busy enough to be copied",
+            "count with LLM.count_routes, save_expert_loads, and give that file",
+        )
+    most = config.moe.experts * (devices - 1)
+    if not 0 <= redundant <= most:
+        raise ConfigError(
+            asked,
+            f"{devices} devices have use for 0 to {most} copies of "
+            f"{config.moe.experts} experts: one of each on each device",
+            f"choose at most {most}; DeepSeek serves R1's 256 experts with 32",
+        )
+    return plan_places(config, devices, redundant, read_expert_loads(loads, config))
 
 
 def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:

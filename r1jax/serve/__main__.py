@@ -32,6 +32,8 @@ _LOAD_FLAGS = (
     "page_size",
     "num_pages",
     "memory_utilization",
+    "redundant_experts",
+    "expert_loads",
     "seed",
 )
 _IDLE_SECONDS = 30  # an idle connection is kept this long
@@ -235,6 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--page-size", type=_whole(1), help="tokens in a page of the cache")
     add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
     add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
+    add("--redundant-experts", type=_whole(1), metavar="R", help=_COPIES)
+    add("--expert-loads", metavar="FILE", help=_LOADS)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=_whole(2), help="pages in the cache")
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
@@ -248,6 +252,8 @@ _SOURCE = (
 )
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
+_COPIES = "copies of the busiest experts on a mesh; needs --expert-loads"
+_LOADS = "counted routing (r1jax.save_expert_loads), by which experts are placed"
 _CACHE = "~/.cache/r1jax/compiled"
 _COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
 _BODY = "longest request body (%(default)s)"
