@@ -21,9 +21,8 @@ from r1jax.quant import QArray
 from r1jax.sharding import Placement
 from r1jax.typing import Array, Float, Int
 
-# From so many tokens a device on, they travel: then a device's rows are more than one
-# exchange's latency is worth.
-_TRAVEL = 16
+# Of all devices together. docs/decisions.md has the arithmetic.
+TRAVELLERS = 256
 
 Form = Literal["stay", "travel"]
 
@@ -58,10 +57,17 @@ def experts_by_kernels(
         return _sum_here(x, routes, experts, jnp.int32(0)).astype(x.dtype)
     p = on.placement
     axis = Axis(p.mesh_axes("experts"), p.devices("experts"))
-    if form is None:
-        form = "travel" if len(x) >= _TRAVEL * axis.size else "stay"
-    run = _travelling if form == "travel" else _staying
+    run = _travelling if (form or pick(len(x), axis.size)) == "travel" else _staying
     return run(x, routes, matrices, layer, p, axis, on.backend).astype(x.dtype)
+
+
+def pick(tokens: int, devices: int) -> Form:
+    """Returns what tokens do when their experts are cut over devices.
+
+    Staying costs every device something for each token of all; travelling mostly costs
+    a fixed time, so it is their whole number that counts, whatever the devices.
+    """
+    return "travel" if devices > 1 and tokens >= TRAVELLERS else "stay"
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from r1jax.layers.expert_kernels import experts_by_kernels
+from r1jax.layers.expert_kernels import TRAVELLERS, experts_by_kernels, pick
 from r1jax.layers.expert_places import balance, slots, to_slots
 from r1jax.layers.linear import Stacked
 from r1jax.layers.moe import experts_all
-from r1jax.pallas.backend import REFERENCE
+from r1jax.pallas.backend import REFERENCE, for_device
 from r1jax.pallas.expert_dispatch import Axis, make_plan
-from r1jax.sharding import Placement, make_mesh
+from r1jax.quant import QArray
+from r1jax.sharding import MESH_AXES, Placement, make_mesh
 from r1jax.target import Target
+from tests.pallas import tpu
 
 WIDTH, HIDDEN, PER_TOKEN = 16, 8, 2
 EACH = 5  # tokens on a data shard: no number of holders but one divides them
@@ -133,6 +135,22 @@ def test_replicas_of_the_experts_each_see_all_tokens(form, rng):
     check(run, "uneven", EACH, 6, rng)
 
 
+def test_the_number_of_tokens_decides():
+    assert pick(TRAVELLERS - 1, 8) == "stay"
+    assert pick(TRAVELLERS, 8) == pick(TRAVELLERS, 64) == "travel"
+    assert pick(10**6, 1) == "stay"
+
+
+@pytest.mark.parametrize(("tokens", "sums"), [(TRAVELLERS - 8, 1), (TRAVELLERS, 0)])
+def test_what_is_decided_runs(tokens, sums):
+    """Only where tokens stay are sums added up over the devices that share them."""
+    run = on_mesh(2, 4, 8, 0, None)
+    shapes = ((WIDTH,), jnp.float32), ((PER_TOKEN,), jnp.int32)
+    x, chosen = (jnp.zeros((tokens, *s), dtype) for s, dtype in shapes)
+    text = str(jax.make_jaxpr(run)(x, chosen, jnp.float32(chosen)))
+    assert text.count("psum[") == sums, text
+
+
 def windows(chosen, experts, capacity):
     """Returns how many windows eight devices need for their tokens' rows."""
     mesh, axis = make_mesh(1, 8), Axis("tensor", 8)
@@ -154,3 +172,58 @@ def test_copies_of_a_busy_expert_spare_windows():
     assert (table[5] >= 0).sum() == 8
     here, _ = to_slots((chosen, jnp.ones(chosen.shape)), jnp.asarray(table))
     assert windows(here, 16, 2 * 16) == 1
+
+
+def r1_layer(topology, data, tensor, tokens, form, copies):
+    """Compiles one layer of R1's experts, int8, for a slice."""
+    grid = np.array(tpu.devices(topology)).reshape(data, tensor)
+    placement = Placement(Mesh(grid, MESH_AXES), "throughput")
+    target = Target("kernels", for_device(grid.flat[0].device_kind), placement)
+    experts, d, f, x = 256 + copies, 7168, 2048, 8
+
+    def shape(axis, dtype, *sizes):
+        spec = placement.spec([*axis, *[None] * (len(sizes) - len(axis))], sizes)
+        where = NamedSharding(placement.mesh, spec)
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=where)
+
+    by_slot, by_token = ("layers", "experts"), ("tokens",)
+
+    def stack(*sizes):
+        values = shape(by_slot, jnp.int8, 2, experts, *sizes)
+        return QArray(values, shape(by_slot, jnp.float32, 2, experts, *sizes[1:]))
+
+    arguments = (
+        (stack(d, 2, f), stack(f, d)),
+        shape(by_token, jnp.bfloat16, tokens, d),
+        (
+            shape(by_token, jnp.int32, tokens, x),
+            shape(by_token, jnp.float32, tokens, x),
+        ),
+        shape((), jnp.int32, 256, 2),
+    )
+
+    def run(stacks, rows, routes, table):
+        gate_up, down = (Stacked(s, jnp.int32(LAYER), target) for s in stacks)
+        return experts_by_kernels(rows, gate_up, down, to_slots(routes, table), form)
+
+    with jax.set_mesh(placement.mesh):
+        traced = jax.jit(run).trace(*arguments)
+        return traced.lower(lowering_platforms=("tpu",)).compile()
+
+
+@tpu.needs_compiler
+@pytest.mark.slow
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("slice_of", "own"), [(("v5e:8x8", 8, 8), 5), (("v6e:4x8", 4, 8), 10)]
+)
+def test_r1_with_64_copies_compiles_in_little_memory(slice_of, own, form):
+    """Room for the rows of a window, twice, never for all that could come to one."""
+    _, data, tensor = slice_of
+    here = 64 * data * tensor if form == "travel" else 128
+    program = r1_layer(*slice_of, here, form, 64)
+    rows = 2 * 64 * 8 if form == "travel" else here * min(8, own)
+    sent = 64 * 8 if form == "travel" else 0
+    room = 2 * (rows + sent) * 7168 * 2
+    assert program.memory_analysis().temp_size_in_bytes < room
