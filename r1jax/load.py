@@ -15,13 +15,14 @@ from r1jax.config import MlaConfig, ModelConfig
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.hosts import Hosts
+from r1jax.layers.expert_places import Places, arrange, arranged_axes, plan_places
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
 from r1jax.sharding import STRATEGIES, Placement, device_bytes, make_mesh, shardings
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
-from r1jax.weights import Source, open_source
+from r1jax.weights import Source, open_source, read_expert_loads
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Random weights beyond this are surely a mistake: a preset alone has no others.
@@ -41,6 +42,8 @@ def load(
     page_size: int = 128,
     num_pages: int | None = None,
     memory_utilization: float | None = None,
+    redundant_experts: int = 0,
+    expert_loads: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     hosts: Hosts | None = None,
 ) -> LLM:
@@ -68,6 +71,10 @@ def load(
         need at full length, within the memory allowed.
       memory_utilization: The share of the device's memory, less the weights, that
         the cache may take: 0.9 by default, on a CPU 0.1.
+      redundant_experts: Copies of the busiest experts of each layer, to even out the
+        devices' work; on a mesh only, and with `expert_loads`.
+      expert_loads: A file of `save_expert_loads` that says how busy each expert is.
+        Without copies it puts the experts in a better order.
       seed: For a preset's random weights, and for requests that have no seed.
       hosts: The other processes of this program, as `r1jax.hosts.join` gives them;
         all must load the same, over a mesh of all their devices (by default one that
@@ -92,6 +99,7 @@ def load(
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
     target = _target(config, mesh, strategy, kernels)
+    places = _places(config, target, redundant_experts, expert_loads)
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,
@@ -100,13 +108,23 @@ def load(
         num_pages=num_pages,
     )
     if num_pages is None:
-        pages = _pages(config, options, chosen, target, memory_utilization)
+        weights = _weight_bytes(config, chosen, target.placement, places)
+        pages = _pages(config, options, chosen, target, memory_utilization, weights)
         options = dataclasses.replace(options, num_pages=pages)
     if hosts is not None:
         options = _agreed(hosts, name, config, chosen, target, options)
     recommended = _sampling(generation)
     return LLM(
-        name, config, params, tokenizer, options, recommended, seed, target, hosts
+        name,
+        config,
+        params,
+        tokenizer,
+        options,
+        recommended,
+        seed,
+        target,
+        hosts,
+        places,
     )
 
 
@@ -145,6 +163,44 @@ def _target(
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     placement = None if mesh is None else Placement(mesh, strategy)
     return target_for(device.device_kind, config, placement, kernels)
+
+
+def _places(
+    config: ModelConfig,
+    target: Target,
+    redundant: int,
+    loads: str | os.PathLike[str] | None,
+) -> dict[str, Places]:
+    """Says which device holds which expert, where they do not lie in order."""
+    devices = target.placement.devices("experts") if target.placement else 1
+    if not redundant and loads is None:
+        return plan_places(config, devices)
+    asked = f"redundant_experts is {redundant} and expert_loads is {loads}"
+    if config.moe is None:
+        raise ConfigError(
+            asked, "the model is dense: it has no experts", "leave both out"
+        )
+    if devices == 1:
+        raise ConfigError(
+            asked,
+            "one device holds all experts, in any order",
+            "leave both out, or load the model on a mesh",
+        )
+    if loads is None:
+        raise ConfigError(
+            asked,
+            "nothing says which experts are busy enough to be copied",
+            "count with LLM.count_routes, save_expert_loads, and give that file",
+        )
+    most = config.moe.experts * (devices - 1)
+    if not 0 <= redundant <= most:
+        raise ConfigError(
+            asked,
+            f"{devices} devices have use for 0 to {most} copies of "
+            f"{config.moe.experts} experts: one of each on each device",
+            f"choose at most {most}; DeepSeek serves R1's 256 experts with 32",
+        )
+    return plan_places(config, devices, redundant, read_expert_loads(loads, config))
 
 
 def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
@@ -238,6 +294,7 @@ def _pages(
     dtype: str,
     target: Target,
     share: float | None,
+    weights: int,
 ) -> int:
     """Returns each device's pages: what all its sequences need, if that fits."""
     on_cpu = jax.devices()[0].platform == "cpu"
@@ -254,7 +311,7 @@ def _pages(
     if on and isinstance(config.attention, MlaConfig):
         devices = on.devices("latent_pages") // on.devices("rows")
     each = -(-options.max_model_len // (size * devices))
-    room = int(_free_bytes(config, dtype, on) * share / page_bytes) - 1
+    room = int(_free_bytes(weights, on) * share / page_bytes) - 1
     if room < each:
         raise ConfigError(
             f"the cache has room for {max(room, 0) * devices * size} tokens",
@@ -266,13 +323,12 @@ def _pages(
     return min(each * options.max_num_seqs, room) + 1
 
 
-def _free_bytes(config: ModelConfig, dtype: str, on: Placement | None) -> int:
+def _free_bytes(weights: int, on: Placement | None) -> int:
     """Returns a device's memory less its weights.
 
     Not what happens to be free: the pool's size is part of every compiled step, and
     one that changes from start to start would find none of them in the cache.
     """
-    weights = _weight_bytes(config, dtype, on)
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES")
@@ -284,7 +340,12 @@ def _free_bytes(config: ModelConfig, dtype: str, on: Placement | None) -> int:
     return max(limit - weights, 0)
 
 
-def _weight_bytes(config: ModelConfig, dtype: str, on: Placement | None) -> int:
+def _weight_bytes(
+    config: ModelConfig,
+    dtype: str,
+    on: Placement | None,
+    places: Mapping[str, Places],
+) -> int:
     """Returns the bytes of the weights on each device."""
     tree = parameters.abstract(config, dtype)
     axes = parameters.logical_axes(config)
@@ -292,6 +353,8 @@ def _weight_bytes(config: ModelConfig, dtype: str, on: Placement | None) -> int:
         shelf.pop("mtp", None)
     if on is None:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    tree = jax.eval_shape(lambda t: arrange(t, places), tree)
+    axes = arranged_axes(axes, places)
     return device_bytes(tree, shardings(tree, axes, on.mesh, on.rules))
 
 

@@ -50,16 +50,33 @@ def forward(
     This is the plain form that every cached and batched one must equal. Map over it
     with `jax.vmap` for a batch.
     """
+    return _final_norm(config, params, _whole(config, params, tokens)[0])
+
+
+@typechecked
+def chosen_experts(
+    config: ModelConfig, params: PyTree, tokens: Int[Array, " T"]
+) -> Int[Array, "L T X"]:
+    """Runs one whole sequence; returns what the routers of the MoE layers chose."""
+    return _whole(config, params, tokens)[1]["moe_layers"]["moe"]["router"]["chosen"]
+
+
+def _whole(
+    config: ModelConfig, params: PyTree, tokens: Array
+) -> tuple[Array, dict[str, PyTree]]:
+    """Returns hidden states before the last norm, and each group's choices."""
     x = params["embed"]["embedding"][tokens]
     turn = _turn(config, jnp.arange(len(tokens)))
+    choices = {}
     for group in group_sizes(config):
         block = group_block(config, group)
 
-        def layer(x: Array, p: PyTree, block: Block = block) -> tuple[Array, None]:
-            return block.apply({"params": p}, x, turn, None)[0], None
+        def layer(x: Array, p: PyTree, block: Block = block) -> tuple[Array, PyTree]:
+            out: Any = block.apply({"params": p}, x, turn, None, mutable=["choices"])
+            return out[0][0], out[1].get("choices", {})
 
-        x, _ = _over_layers(layer, x, params[group])
-    return _final_norm(config, params, x)
+        x, choices[group] = _over_layers(layer, x, params[group])
+    return x, choices
 
 
 @typechecked
@@ -118,13 +135,16 @@ def step(
     return _final_norm(config, params, x), pools
 
 
-def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, None]:
-    """Scans a stacked group, or walks one that `unstack` has taken apart."""
+def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, PyTree]:
+    """Scans a stacked group, or walks one that `for_cpu` has taken apart."""
     if isinstance(stack, tuple):
         layer = jax.jit(layer)  # traced once for all the layers; XLA inlines it
+        each = []
         for p in stack:
-            carry, _ = layer(carry, p)
-        return carry, None
+            carry, more = layer(carry, p)
+            each.append(more)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each) if each else ()
+        return carry, stacked
     return jax.lax.scan(layer, carry, stack)
 
 

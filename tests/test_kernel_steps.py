@@ -12,6 +12,7 @@ import pytest
 from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
 from r1jax.errors import ConfigError
+from r1jax.layers import expert_places
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
 from r1jax.target import PLAIN, Target, target_for
@@ -171,6 +172,19 @@ def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
     where = sharding.shardings(params_of(family), axes, mesh, rules)
     cut = jax.device_put(params_of(family), where)
     check(family, Target("kernels", REFERENCE, placement), g, cut)
+
+
+@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+def test_copies_of_experts_give_the_whole_sequence(g):
+    config, params = config_of("r1"), params_of("r1")
+    loads = np.tile(1 / (1 + np.arange(16)), (2, 1))
+    places = expert_places.plan_places(config, 4, 3, loads)
+    axes = expert_places.arranged_axes(parameters.logical_axes(config), places)
+    arranged = expert_places.arrange(params, places)
+    placement = sharding.Placement(sharding.make_mesh(2, 2), "throughput")
+    where = sharding.shardings(arranged, axes, placement.mesh, placement.rules)
+    cut = jax.device_put(arranged, where)
+    check("r1", Target("kernels", REFERENCE, placement), g, cut, 2)
 
 
 @pytest.mark.parametrize("family", ["r1", "qwen2"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from r1jax.cache import Batch
 from r1jax.config import MoeConfig
 from r1jax.layers.expert_kernels import experts_by_kernels
+from r1jax.layers.expert_places import to_slots
 from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
@@ -137,7 +138,7 @@ class Experts(nn.Module):
         if batch is not None and batch.target.kernels:
             chosen, weights = routes
             # Padding chooses none: its experts would be read for nothing.
-            chosen = jnp.where(batch.positions[:, None] >= 0, chosen, e)
+            chosen = jnp.where(batch.positions[:, None] >= 0, chosen, -1)
             return experts_by_kernels(x, gate_up, down, (chosen, weights))
         form = experts_used if len(x) <= FEW_ROWS else experts_sorted
         return form(x, gate_up, down, routes)
@@ -158,5 +159,8 @@ class Moe(nn.Module):
 
     def __call__(self, x: Array, batch: Batch | None = None) -> Array:
         """Maps [T, D] to [T, D]; without a batch the tokens are a whole sequence."""
-        y = self.experts(x, self.router(x), batch)
+        routes = self.router(x)
+        if self.has_variable("params", "slots"):  # see layers/expert_places.py
+            routes = to_slots(routes, self.get_variable("params", "slots"))
+        y = self.experts(x, routes, batch)
         return y + self.shared(x) if self.config.shared_experts else y

@@ -35,6 +35,8 @@ _LOAD_FLAGS = (
     "page_size",
     "num_pages",
     "memory_utilization",
+    "redundant_experts",
+    "expert_loads",
     "seed",
 )
 _IDLE_SECONDS = 30  # an idle connection is kept this long
@@ -318,6 +320,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole(1),
         help="sets of devices, a part of the sequences each",
     )
+    add("--redundant-experts", type=_whole(1), metavar="R", help=_COPIES)
+    add("--expert-loads", metavar="FILE", help=_LOADS)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=_whole(2), help="pages in the cache")
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
@@ -338,6 +342,8 @@ _MEET = "seconds that the processes wait for each other (%(default)s)"
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
 _STRATEGY = "whether a mesh serves few sequences, or many (the default)"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
+_COPIES = "copies of the busiest experts on a mesh; needs --expert-loads"
+_LOADS = "counted routing (r1jax.save_expert_loads), by which experts are placed"
 _CACHE = "~/.cache/r1jax/compiled"
 _COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
 _BODY = "longest request body (%(default)s)"
