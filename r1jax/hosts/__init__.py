@@ -2,6 +2,6 @@
 
 from r1jax.hosts.cluster import Cluster, detect
 from r1jax.hosts.group import Hosts
-from r1jax.hosts.join import join
+from r1jax.hosts.rendezvous import join
 
 __all__ = ["Cluster", "Hosts", "detect", "join"]

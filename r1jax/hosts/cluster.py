@@ -6,6 +6,7 @@ waits in C++ for processes that do not come. So the few variables are read here,
 """
 
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -119,17 +120,14 @@ def _slurm(env: Mapping[str, str]) -> Cluster | None:
 
 def _first_node(nodes: str) -> str:
     """Returns the first of Slurm's "a1,b2" or "node[003-007,9],other"."""
-    end = min((nodes.find(c) % (len(nodes) + 1) for c in ",["), default=len(nodes))
-    name, rest = nodes[:end], nodes[end:]
-    if not rest.startswith("["):
-        return name
-    numbers = rest[1:].partition("]")[0]
-    return name + numbers.replace("-", ",").partition(",")[0]
+    found = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
+    assert found
+    return found[1] + (found[2] or "")
 
 
 def _open_mpi(env: Mapping[str, str]) -> Cluster | None:
-    """Reads what `mpirun` sets; where it runs comes from its own address."""
-    uri = env.get("OMPI_MCA_orte_hnp_uri", env.get("PMIX_SERVER_URI2", ""))
+    """Reads what `mpirun` sets, up to version 4; process 0 runs where it does."""
+    uri = env.get("OMPI_MCA_orte_hnp_uri", "")
     names = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
     if not all(name in env for name in names) or "tcp://" not in uri:
         return None
@@ -150,10 +148,8 @@ def _tpu(env: Mapping[str, str]) -> Cluster | None:
     names = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES")
     index = env.get("TPU_WORKER_ID")
     if not names and "TPU_SKIP_MDS_QUERY" not in env:
-        names, index = (
-            _metadata("worker-network-endpoints"),
-            _metadata("agent-worker-number"),
-        )
+        names = _metadata("worker-network-endpoints")
+        index = _metadata("agent-worker-number")
     if not names or index is None or not index.isdecimal():
         return None
     workers = [_host(entry) for entry in names.split(",")]

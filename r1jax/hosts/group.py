@@ -1,6 +1,5 @@
 """The processes of one program once they have met: messages, agreement, and losses."""
 
-import atexit
 import functools
 import json
 import os
@@ -30,6 +29,7 @@ class Hosts:
       index: This process's number.
       count: How many there are.
       loss: Whom process 0 has lost, and how; None while all are there.
+      ending: Whether all end in peace.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Hosts:
         self.index, self.count = index, count
         self.loss: str | None = None
         self._data: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._ending = False
+        self.ending = False
         self._lost = threading.Event()
         self._lock = threading.Lock()
         self._not_ready = set(connections) if index == 0 else set()
@@ -55,7 +55,6 @@ class Hosts:
             for other, connection in connections.items()
         }
         threading.Thread(target=self._beat, name="beats", daemon=True).start()
-        atexit.register(self._at_exit)
 
     @property
     def leads(self) -> bool:
@@ -134,9 +133,9 @@ class Hosts:
     def close(self) -> None:
         """Ends in peace: process 0 tells the others, which wait for that."""
         if self.leads:
-            self._ending = True
+            self.ending = True
             self._tell(Kind.END)
-        while not self._ending:
+        while not self.ending:
             self.receive()
 
     def __enter__(self) -> "Hosts":
@@ -157,11 +156,6 @@ class Hosts:
         name = f"r1jax: process {self.index} of {self.count}"
         os.write(2, f"{name} ends: {reason}\n".encode())
         self.abandon()
-
-    def _at_exit(self) -> None:
-        """Ends a process that fails without waiting for the others, as JAX would."""
-        if not self._ending:
-            self.abandon()
 
     def _tell(self, kind: Kind, payload: bytes = b"") -> None:
         for channel in list(self._channels.values()):
@@ -185,7 +179,7 @@ class Hosts:
         elif payload:
             self.leave(payload.decode())
         else:
-            self._ending = True
+            self.ending = True
             self._data.put(None)
 
     def _lose(self, other: int, fate: str) -> None:
@@ -194,7 +188,7 @@ class Hosts:
         The others are told why, or they would blame process 0, which ends too.
         """
         with self._lock:
-            if self._ending or self.loss is not None:
+            if self.ending or self.loss is not None:
                 return
             self.loss = f"process {other} {fate}"
             on_loss = self._on_loss

@@ -1,6 +1,8 @@
 """One model over several processes: the same answers, and an end that is told."""
 
+import os
 import signal
+import sys
 import threading
 import time
 
@@ -8,6 +10,7 @@ import httpx
 import pytest
 
 import r1jax
+from hosts.processes import ROOT, Site, flags, free_port
 from r1jax.engine import simple
 
 PROMPT = "The quick brown fox"
@@ -122,3 +125,23 @@ def test_four_processes_answer_as_one_and_end_together(serve, alone):
     site = serve(4)
     check_answers(site, alone)
     assert check_death(site, victim=2) == [LOST] * 3
+
+
+@pytest.mark.slow
+def test_a_supervisor_starts_all_again_after_a_death(launch, checkpoint, alone):
+    coordinator, port = f"127.0.0.1:{free_port()}", free_port()
+    command = [*flags(checkpoint, port), "--coordinator", coordinator]
+    supervisor = ROOT / "deploy" / "supervise.py"
+    process = launch(supervisor, "--num-processes", 2, "--", sys.executable, *command)
+    site = Site([process])
+    with site.client:
+        assert site.words(PROMPT) == alone(PROMPT, 12)
+        [started] = process.said("supervise: started process 1")
+        os.kill(int(started.split()[-1]), signal.SIGKILL)
+        process.wait_for("supervise: starts again in 1 s")
+        while len(process.said("listening")) < 2:
+            assert process.started.poll() is None
+            time.sleep(0.05)
+        assert site.words(PROMPT) == alone(PROMPT, 12)
+    process.kill(signal.SIGTERM)
+    assert process.wait() == 0

@@ -6,6 +6,7 @@ own service waits in C++ and aborts. Only then JAX is initialised, at a port tha
 process 0 picks.
 """
 
+import atexit
 import contextlib
 import json
 import select
@@ -50,6 +51,7 @@ def join(cluster: Cluster, timeout: float = JOIN_SECONDS) -> Hosts:
     else:
         connections, port = _report(cluster, timeout)
     hosts = Hosts(cluster.index, cluster.processes, connections)
+    atexit.register(_end, hosts)  # before JAX's own, which waits for the others
     _initialize(cluster, port, timeout)
     return hosts
 
@@ -205,6 +207,12 @@ def _start_relay(host: str, port: int) -> int:
     )
     assert started.stdout is not None
     return int(started.stdout.readline())
+
+
+def _end(hosts: Hosts) -> None:
+    """Ends a process that fails without waiting for the others, as JAX would."""
+    if not hosts.ending:
+        hosts.abandon()
 
 
 def _ended(connection: socket.socket) -> bool:
