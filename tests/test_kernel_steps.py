@@ -11,6 +11,7 @@ import pytest
 
 from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
+from r1jax.config import MlaConfig
 from r1jax.errors import ConfigError
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
@@ -90,11 +91,12 @@ def schedule(g):
     return steps + [(decodes, None) for decodes in ends]
 
 
-def arrays_of(g, decodes, chunk, table_of):
-    """Returns tokens, positions, pages and lengths, and where each row's tokens lie."""
+def arrays_of(g, decodes, chunk, table_of, home_of=(0, 0)):
+    """Returns a step's arrays, and where each row's tokens lie."""
     tokens, positions = np.zeros(g.tokens, np.int32), np.full(g.tokens, -1, np.int32)
     table = np.zeros((g.rows, COLUMNS), np.int32)
-    lengths, rows = np.zeros(g.rows, np.int32), []
+    lengths, homes = np.zeros((2, g.rows), np.int32)
+    rows = []
     for i, (who, at) in enumerate(decodes):
         rows.append((i, i, who, at, 1))
     if chunk:
@@ -103,22 +105,33 @@ def arrays_of(g, decodes, chunk, table_of):
         tokens[place : place + count] = sequences()[who][start : start + count]
         positions[place : place + count] = np.arange(start, start + count)
         table[row], lengths[row] = table_of[who], start + count
-    return (tokens, positions, table, lengths), rows
+        homes[row] = home_of[who]
+    return (tokens, positions, table, lengths, homes), rows
 
 
 def pages_of(rng):
-    """Gives each sequence pages of its own, in no order; page 0 is nobody's."""
+    """Gives each sequence pages of its own, in no order; page 0 is nobody's.
+
+    Where devices share sequences a page number may occur on each of them, and does.
+    """
     pages = 1 + rng.permutation(2 * COLUMNS)
     return np.split(pages.astype(np.int32), 2)
 
 
-def check(family, target, g, params=None, devices=1, few=False):
-    """Feeds both sequences on every data shard and compares each hidden state."""
+def check(family, target, g, params=None, few=False):
+    """Feeds both sequences on every data shard and compares each hidden state.
+
+    Half of the shards are one step behind, so that their loops differ.
+    """
     config, rng = config_of(family), np.random.default_rng(1)
     params = params_of(family) if params is None else params
-    answers = wanted(family, few)
+    answers, on = wanted(family, few), target.placement
+    devices = on.devices("rows") if on else 1
     tables = [pages_of(rng) for _ in range(devices)]
-    pages = devices * (1 + 2 * COLUMNS)
+    homes = rng.integers(0, on.mesh.size if on else 1, (devices, 2))
+    latent = isinstance(config.attention, MlaConfig)
+    holders = on.devices("latent_pages" if latent else "pages") if on else 1
+    pages = holders * (1 + 2 * COLUMNS)
     pools = make_pools(config, pages, PAGE, jnp.float32, target)
     pools = {n: pool.at[:, :].set(jnp.nan) for n, pool in pools.items()}
     if target.kernels:  # padding lanes of latents are zero, whoever owns them
@@ -128,8 +141,12 @@ def check(family, target, g, params=None, devices=1, few=False):
         lambda params, pools, batch: model.step(config, params, pools, batch),
         donate_argnums=1,
     )
-    for decodes, chunk in schedule(g):
-        shards = [arrays_of(g, decodes, chunk, table) for table in tables]
+    steps = [*schedule(g), ([], None)]
+    for now, before in zip(steps, [([], None), *steps], strict=False):
+        shards = [
+            arrays_of(g, *(before if i % 2 else now), tables[i], homes[i])
+            for i in range(devices)
+        ]
         joined = (np.concatenate(a) for a in zip(*(a for a, _ in shards), strict=True))
         batch = Batch(*map(jnp.asarray, joined), geometry=g, target=target)
         hidden, pools = run(params, pools, batch)
@@ -159,7 +176,7 @@ def test_simulated_kernels_give_the_whole_sequence(family, g):
 @pytest.mark.parametrize(
     ("rules", "data", "tensor"),
     [
-        ("tensor", 1, 2),
+        ("latency", 2, 1),
         ("throughput", 1, 2),
         ("throughput", 2, 2),
         ("throughput", 4, 1),
@@ -173,7 +190,7 @@ def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
     axes = parameters.logical_axes(config)
     where = sharding.shardings(params_of(family), axes, mesh, rules)
     cut = jax.device_put(params_of(family), where)
-    check(family, Target("kernels", REFERENCE, placement), g, cut, data)
+    check(family, Target("kernels", REFERENCE, placement), g, cut)
 
 
 @pytest.mark.parametrize("family", ["r1", "qwen2"])
@@ -187,7 +204,7 @@ def test_weights_of_few_bits_multiply_as_what_they_stand_for(family, data):
     placement = sharding.Placement(sharding.make_mesh(data, 2), "throughput")
     where = sharding.shardings(params, axes, placement.mesh, placement.rules)
     target = Target("kernels", REFERENCE, placement)
-    return check(family, target, FEW, jax.device_put(params, where), data, few=True)
+    return check(family, target, FEW, jax.device_put(params, where), few=True)
 
 
 LLAMA, TOY = preset("distill-llama-8b"), preset("tiny-llama")

@@ -28,7 +28,7 @@ def test_any_mesh_gives_the_one_device_logits(placed, data, tensor):
     tokens = jnp.asarray(TOKENS)
     alone = jax.jit(run)(params, tokens)
     mesh = sharding.make_mesh(data, tensor)
-    where = sharding.shardings(params, axes, mesh, "tensor")
+    where = sharding.shardings(params, axes, mesh, "throughput")
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     cut = jax.device_put(params, where)
     together = sharding.pjit(run, (where, whole))(cut, tokens)
@@ -41,24 +41,24 @@ def test_every_preset_can_be_placed(name):
     config = preset(name)
     abstract, axes = parameters.abstract(config), parameters.logical_axes(config)
     mesh = sharding.make_mesh(1, 2)
-    where = sharding.shardings(abstract, axes, mesh, "tensor")
+    where = sharding.shardings(abstract, axes, mesh, "throughput")
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     assert total / 2 <= sharding.device_bytes(abstract, where) < total
 
 
 def test_a_misspelt_axis_is_refused():
     with pytest.raises(ShardingError, match="unknown logical axis 'expert'"):
-        sharding.spec(("expert",), (8,), sharding.make_mesh(1, 2), "tensor")
+        sharding.spec(("expert",), (8,), sharding.make_mesh(1, 2), "throughput")
 
 
 def test_two_dimensions_on_one_mesh_axis_are_refused():
     with pytest.raises(ShardingError, match="two dimensions"):
-        sharding.spec(("heads", "mlp"), (8, 8), sharding.make_mesh(1, 2), "tensor")
+        sharding.spec(("heads", "mlp"), (8, 8), sharding.make_mesh(1, 2), "throughput")
 
 
 def test_a_size_that_does_not_divide_is_refused_with_numbers():
     with pytest.raises(ShardingError, match="size 9 over 2 devices"):
-        sharding.spec(("heads",), (9,), sharding.make_mesh(1, 2), "tensor")
+        sharding.spec(("heads",), (9,), sharding.make_mesh(1, 2), "throughput")
 
 
 def test_a_mesh_larger_than_the_machine_is_refused():
