@@ -150,16 +150,41 @@ def make_pools(
     dtype: Any,
     target: Target = PLAIN,
 ) -> Pools:
-    """Allocates zeroed pools of `pages` pages (page 0 included) of `page_size`."""
+    """Allocates zeroed pools of `pages` pages on each device (page 0 included)."""
+    shapes = abstract_pools(config, pages, page_size, dtype, target)
+    return {
+        name: jnp.zeros(pool.shape, dtype, device=pool.sharding)
+        for name, pool in shapes.items()
+    }
 
-    def make(name: str, page: tuple[int, ...]) -> Array:
-        shape, on, where = (config.layers, pages, *page), target.placement, None
-        if on is not None:
-            where = NamedSharding(on.mesh, pool_spec(name, shape, on))
-        return jnp.zeros(shape, dtype, device=where)
 
-    shapes = pool_shapes(config, page_size, target.kernels)
-    return {name: make(name, page) for name, page in shapes.items()}
+def abstract_pools(
+    config: ModelConfig,
+    pages: int,
+    page_size: int,
+    dtype: Any,
+    target: Target = PLAIN,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of `make_pools`, and where they lie."""
+    on, made = target.placement, {}
+    for name, page in pool_shapes(config, page_size, target.kernels).items():
+        holders = on.devices(str(_PAGE_AXES[name][0])) if on else 1
+        shape = (config.layers, pages * holders, *page)
+        where = NamedSharding(on.mesh, pool_spec(name, shape, on)) if on else None
+        made[name] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where)
+    return made
+
+
+def page_bytes(
+    config: ModelConfig, page_size: int, dtype: Any, target: Target = PLAIN
+) -> int:
+    """Returns the bytes of one page of all layers on its device."""
+    shapes = abstract_pools(config, 1, page_size, dtype, target).values()
+    return sum(
+        math.prod(p.sharding.shard_shape(p.shape) if p.sharding else p.shape)
+        * p.dtype.itemsize
+        for p in shapes
+    )
 
 
 def token_bytes(config: ModelConfig, dtype: Any, kernels: bool = False) -> int:

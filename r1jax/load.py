@@ -11,13 +11,12 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import cache, parameters
-from r1jax.config import ModelConfig
-from r1jax.engine.loop import check_target
+from r1jax.config import MlaConfig, ModelConfig
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
-from r1jax.sharding import Placement
+from r1jax.sharding import STRATEGIES, Placement, device_bytes, shardings
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
@@ -33,6 +32,7 @@ def load(
     *,
     dtype: str | None = None,
     mesh: Mesh | None = None,
+    strategy: str = "throughput",
     kernels: bool | None = None,
     max_model_len: int | None = None,
     max_num_seqs: int = 8,
@@ -50,18 +50,20 @@ def load(
         demonstration model of the `demo` extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
         slow with the others, and bfloat16 elsewhere.
-      mesh: Devices to cut the model over, as `r1jax.make_mesh(1, 4)` arranges
-        them: heads, feed-forward, vocabulary and experts go over the second axis. By
-        default it runs on one device.
+      mesh: Devices to cut the model over, as `r1jax.make_mesh(data, tensor)` arranges
+        them. By default it runs on one device.
+      strategy: How the mesh is used (`r1jax.sharding.RULES`): "throughput" cuts
+        sequences over `data` and heads, feed-forward and vocabulary over `tensor`;
+        "latency" cuts these over both, for a few sequences. Experts go over all.
       kernels: Whether Pallas kernels run, or plain JAX. By default they do on TPUs that
         they are compiled for; on NVIDIA GPUs only when asked for, since they have not
         been run on one yet.
       max_model_len: Longest context in tokens; the model's own limit by default.
-      max_num_seqs: Sequences that decode at once.
-      max_num_batched_tokens: Prompt tokens of one step.
+      max_num_seqs: Sequences that decode at once, on each part of `data`.
+      max_num_batched_tokens: Prompt tokens of one step, on each part of `data`.
       page_size: Tokens in a page of the cache.
-      num_pages: Pages in the cache; by default as many as all sequences need at full
-        length, within the memory allowed.
+      num_pages: Pages in the cache of each device; by default as many as all sequences
+        need at full length, within the memory allowed.
       memory_utilization: The share of the device's memory, less the weights, that
         the cache may take: 0.9 by default, on a CPU 0.1.
       seed: For a preset's random weights, and for requests that have no seed.
@@ -82,7 +84,7 @@ def load(
     if tokenizer is not None:
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
-    target = _target(config, mesh, kernels)
+    target = _target(config, mesh, strategy, kernels)
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,
@@ -97,12 +99,18 @@ def load(
     return LLM(name, config, params, tokenizer, options, recommended, seed, target)
 
 
-def _target(config: ModelConfig, mesh: Mesh | None, kernels: bool | None) -> Target:
+def _target(
+    config: ModelConfig, mesh: Mesh | None, strategy: str, kernels: bool | None
+) -> Target:
+    if strategy not in STRATEGIES:
+        raise ConfigError(
+            f"strategy is {strategy!r}",
+            f"a mesh is used for {' or '.join(STRATEGIES)}",
+            "choose one of them",
+        )
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    placement = None if mesh is None else Placement(mesh, "throughput")
-    target = target_for(device.device_kind, config, placement, kernels)
-    check_target(target)
-    return target
+    placement = None if mesh is None else Placement(mesh, strategy)
+    return target_for(device.device_kind, config, placement, kernels)
 
 
 def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
@@ -197,7 +205,7 @@ def _pages(
     target: Target,
     share: float | None,
 ) -> int:
-    """Returns how many pages the cache gets: what all sequences need, if it fits."""
+    """Returns each device's pages: what all its sequences need, if that fits."""
     on_cpu = jax.devices()[0].platform == "cpu"
     share = (0.1 if on_cpu else 0.9) if share is None else share
     if not 0 < share <= 1:
@@ -206,34 +214,51 @@ def _pages(
             "it is a share of the free memory, above 0 and at most 1",
             "choose a value such as 0.5",
         )
-    token = cache.token_bytes(config, dtype, target.kernels)
-    page_bytes = token * options.page_size
-    each = -(-options.max_model_len // options.page_size)
-    room = int(_free_bytes(config, dtype) * share / page_bytes) - 1
+    size, on = options.page_size, target.placement
+    page_bytes = cache.page_bytes(config, size, dtype, target)
+    devices = 1  # that share a sequence
+    if on and isinstance(config.attention, MlaConfig):
+        devices = on.devices("latent_pages") // on.devices("rows")
+    each = -(-options.max_model_len // (size * devices))
+    room = int(_free_bytes(config, dtype, on) * share / page_bytes) - 1
     if room < each:
         raise ConfigError(
-            f"the cache has room for {max(room, 0) * options.page_size} tokens",
+            f"the cache has room for {max(room, 0) * devices * size} tokens",
             f"one request may need {options.max_model_len}, at "
-            f"{page_bytes // options.page_size} bytes each",
+            f"{page_bytes // size} bytes each",
             "lower max_model_len, or raise memory_utilization (now "
             f"{share}) or the memory",
         )
     return min(each * options.max_num_seqs, room) + 1
 
 
-def _free_bytes(config: ModelConfig, dtype: str) -> int:
-    """Returns the device's memory less the weights.
+def _free_bytes(config: ModelConfig, dtype: str, on: Placement | None) -> int:
+    """Returns a device's memory less its weights.
 
     Not what happens to be free: the pool's size is part of every compiled step, and
     one that changes from start to start would find none of them in the cache.
     """
+    weights = _weight_bytes(config, dtype, on)
     device = jax.devices()[0]
-    weights = parameters.count(config) * jax.numpy.dtype(dtype).itemsize
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES")
-        return max(pages * os.sysconf("SC_PAGE_SIZE") - weights, 0)
+        total = pages * os.sysconf("SC_PAGE_SIZE")
+        # All devices of a CPU share its memory.
+        count = on.mesh.local_mesh.size if on else 1
+        return max(total // count - weights, 0)
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
     return max(limit - weights, 0)
+
+
+def _weight_bytes(config: ModelConfig, dtype: str, on: Placement | None) -> int:
+    """Returns the bytes of the weights on each device."""
+    tree = parameters.abstract(config, dtype)
+    axes = parameters.logical_axes(config)
+    for shelf in (tree, axes):
+        shelf.pop("mtp", None)
+    if on is None:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return device_bytes(tree, shardings(tree, axes, on.mesh, on.rules))
 
 
 def _sampling(generation: Mapping[str, Any]) -> SamplingParams:

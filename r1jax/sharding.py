@@ -159,6 +159,12 @@ class Placement:
         """Resolves one array's logical axes; see `spec`."""
         return spec(axes, shape, self.mesh, self.rules)
 
+    def sharding(
+        self, axes: Sequence[str | None], shape: Sequence[int]
+    ) -> NamedSharding:
+        """Resolves one array's logical axes on the mesh; see `spec`."""
+        return NamedSharding(self.mesh, self.spec(axes, shape))
+
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
         """Returns the mesh axes that a logical axis is cut over."""
         return mesh_axes(axis, self.rules)

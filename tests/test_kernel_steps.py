@@ -11,11 +11,9 @@ import pytest
 
 from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
-from r1jax.config import MlaConfig
 from r1jax.errors import ConfigError
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
-from r1jax.quant import QArray
 from r1jax.target import PLAIN, Target, target_for
 
 PAGE, COLUMNS = 16, 24
@@ -43,27 +41,8 @@ def params_of(family):
 @functools.cache
 def quantised(family):
     """The toy with int8 kernels, and the plain tree that these stand for."""
-    few, wide = dict(params_of(family)), dict(params_of(family))
-    for group in model.group_sizes(config_of(family)):
-        few[group] = quant.quantise_layers(few[group])
-        wide[group] = jax.tree.map(
-            widened,
-            few[group],
-            params_of(family)[group],
-            is_leaf=lambda leaf: isinstance(leaf, QArray),
-        )
-    return few, wide
-
-
-def widened(leaf, like):
-    if not isinstance(leaf, QArray):
-        return leaf
-    if leaf.values.ndim == 5:  # experts' gate and up
-        return quant.widen(leaf, -3)
-    wide = quant.widen(leaf, -2)
-    if wide.ndim == 4 and like.shape[2] == 2:  # a dense gate and up: two matrices
-        wide = jnp.swapaxes(wide, 1, 2)
-    return wide.reshape(like.shape)
+    few = quant.quantise_tree(params_of(family), quant.scheme("int8"))
+    return few, quant.widen_tree(few, params_of(family))
 
 
 @functools.cache
@@ -129,10 +108,7 @@ def check(family, target, g, params=None, few=False):
     devices = on.devices("rows") if on else 1
     tables = [pages_of(rng) for _ in range(devices)]
     homes = rng.integers(0, on.mesh.size if on else 1, (devices, 2))
-    latent = isinstance(config.attention, MlaConfig)
-    holders = on.devices("latent_pages" if latent else "pages") if on else 1
-    pages = holders * (1 + 2 * COLUMNS)
-    pools = make_pools(config, pages, PAGE, jnp.float32, target)
+    pools = make_pools(config, 1 + 2 * COLUMNS, PAGE, jnp.float32, target)
     pools = {n: pool.at[:, :].set(jnp.nan) for n, pool in pools.items()}
     if target.kernels:  # padding lanes of latents are zero, whoever owns them
         width = getattr(config.attention, "latent_dim", None)
@@ -196,11 +172,10 @@ def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
 @pytest.mark.parametrize("family", ["r1", "qwen2"])
 @pytest.mark.parametrize("data", [0, 2], ids=["alone", "on a mesh"])
 def test_weights_of_few_bits_multiply_as_what_they_stand_for(family, data):
-    params, axes = quantised(family)[0], parameters.logical_axes(config_of(family))
+    params = quantised(family)[0]
     if not data:
         return check(family, Target("kernels", REFERENCE), FEW, params, few=True)
-    for group in model.group_sizes(config_of(family)):
-        axes[group] = quant.quantised_axes(axes[group])
+    axes = parameters.logical_axes(config_of(family), quant.scheme("int8"))
     placement = sharding.Placement(sharding.make_mesh(data, 2), "throughput")
     where = sharding.shardings(params, axes, placement.mesh, placement.rules)
     target = Target("kernels", REFERENCE, placement)

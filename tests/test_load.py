@@ -8,27 +8,41 @@ from r1jax import sharding
 from r1jax.errors import ConfigError, ShardingError
 
 GREEDY = r1jax.SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-SIZES = dict(max_model_len=128, max_num_seqs=2, max_num_batched_tokens=64, page_size=16)
+SIZES = dict(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=64, page_size=16)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "deepseek_plain"])
-@pytest.mark.parametrize("devices", [None, 2], ids=["alone", "on two devices"])
-def test_a_checkpoint_answers_on_any_mesh_as_transformers_does(name, devices):
-    mesh = devices and sharding.make_mesh(1, devices)
-    llm = r1jax.load(ROOT / name, mesh=mesh, **SIZES)
+@pytest.mark.parametrize(
+    ("name", "strategy", "mesh"),
+    [
+        ("qwen3", "throughput", None),
+        ("qwen3", "throughput", (2, 2)),
+        ("qwen3", "latency", (1, 2)),
+        ("deepseek_plain", "throughput", None),
+        ("deepseek_plain", "throughput", (2, 2)),
+        ("deepseek_plain", "latency", (2, 2)),
+        pytest.param("deepseek_plain", "throughput", (4, 1), marks=pytest.mark.slow),
+        pytest.param("deepseek_plain", "throughput", (1, 4), marks=pytest.mark.slow),
+        pytest.param("deepseek_yarn", "throughput", (2, 4), marks=pytest.mark.slow),
+        pytest.param("deepseek_yarn", "latency", (1, 4), marks=pytest.mark.slow),
+        pytest.param("llama", "throughput", (4, 2), marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkpoint_answers_on_any_mesh_as_transformers_does(name, strategy, mesh):
+    devices = mesh and sharding.make_mesh(*mesh)
+    llm = r1jax.load(ROOT / name, mesh=devices, strategy=strategy, **SIZES)
     kernel = llm.params["dense_layers"]["attention"]["o"]["kernel"]
-    assert len(kernel.devices()) == (devices or 1)
+    assert len(kernel.devices()) == (mesh[0] * mesh[1] if mesh else 1)
     wanted = golden(name)
-    prompts = [prompt.tolist() for prompt in wanted.prompts[:2]]
+    prompts = [prompt.tolist() for prompt in wanted.prompts]
     answers = llm.generate(prompts, GREEDY)
     llm.close()
     for answer, right in zip(answers, wanted.continuations, strict=False):
         assert list(answer.token_ids) == right[:6]
 
 
-def test_a_mesh_that_cuts_sequences_is_refused():
-    with pytest.raises(ConfigError, match="cuts sequences over 2 devices"):
-        r1jax.load(ROOT / "qwen3", mesh=sharding.make_mesh(2, 2), **SIZES)
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(ConfigError, match="strategy is 'training'"):
+        r1jax.load(ROOT / "qwen3", strategy="training", **SIZES)
 
 
 def test_a_mesh_that_heads_do_not_divide_is_refused():

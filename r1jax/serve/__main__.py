@@ -21,10 +21,11 @@ from r1jax.load import load
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.generation import Admission
 from r1jax.serve.stream import write_json
-from r1jax.sharding import make_mesh
+from r1jax.sharding import STRATEGIES, make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
+    "strategy",
     "kernels",
     "max_model_len",
     "max_num_seqs",
@@ -235,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--page-size", type=_whole(1), help="tokens in a page of the cache")
     add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
     add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
+    add("--strategy", choices=STRATEGIES, default="throughput", help=_STRATEGY)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=_whole(2), help="pages in the cache")
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
@@ -247,6 +249,7 @@ _SOURCE = (
     "Hugging Face name; the demonstration model if left out"
 )
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
+_STRATEGY = "what a mesh is used for: many sequences, or a few (%(default)s)"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
 _CACHE = "~/.cache/r1jax/compiled"
 _COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
