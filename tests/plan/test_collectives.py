@@ -21,7 +21,8 @@ HloModule loop
   %p = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
   %x = bf16[8,128]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
   %psum.1 = bf16[8,128]{1,0:T(8,128)(2,1)S(1)} all-reduce(%x), channel_id=1, \
-replica_groups={{0,1},{2,3}}, to_apply=%add, metadata={op_name="jit(f)/while/body/moe/psum"}
+replica_groups={{0,1},{2,3}}, to_apply=%add, \
+metadata={op_name="jit(f)/while/body/moe/psum"}
   ROOT %t = (s32[], bf16[8,128]) tuple(%i, %psum.1)
 }
 
@@ -54,7 +55,8 @@ ENTRY %main (x: bf16[8,128]) -> bf16[8,128] {
   %v = (s32[], bf16[8,128]) while(%t), condition=%until_done, body=%body
   %c = f32[4] conditional(%i, %p, %p), branch_computations={%more, %less}
   %g = (f32[4], f32[16]) all-gather-start(%y), replica_groups=[1,4]<=[4], dimensions={0}
-  %s = f32[2,8]{1,0} reduce-scatter(%y), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
+  %s = f32[2,8]{1,0} reduce-scatter(%y), replica_groups=[2,2]<=[2,2]T(1,0), \
+to_apply=%add
   %k.7 = f32[8] custom-call(%y), custom_call_target="tpu_custom_call", \
 backend_config={"cost_estimate":{"flops":"0","remote_bytes_transferred":"640"}}
   ROOT %r = bf16[8,128] get-tuple-element(%w), index=1
