@@ -130,7 +130,7 @@ def step(
             (x, pools, _), _ = layer(carry, sliced[-1], last)
             return _final_norm(config, params, x), pools
         (x, pools, _), _ = _over_layers(layer, carry, sliced)
-    x = x if last is None else x[last]
+    x = x if last is None else batch.pick(x, last)
     return _final_norm(config, params, x), pools
 
 

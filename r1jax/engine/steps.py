@@ -13,8 +13,9 @@ from r1jax import model
 from r1jax.cache import Batch, Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing, sampling
+from r1jax.engine.packing import Form
 from r1jax.engine.types import MAX_LOGPROBS
-from r1jax.target import PLAIN, Target
+from r1jax.target import Target
 from r1jax.typing import Array, PyTree
 
 Outputs = dict[str, Array]
@@ -28,8 +29,7 @@ CPU_OPTIONS: dict[str, Any] = {
 
 def run_step(
     config: ModelConfig,
-    geometry: Geometry,
-    columns: int,
+    form: Form,
     target: Target,
     params: PyTree,
     pools: Pools,
@@ -42,8 +42,7 @@ def run_step(
 
     Args:
       config: The model.
-      geometry: The step's static shape.
-      columns: Pages in a row of the page table.
+      form: The sizes of the step.
       target: What it is compiled for.
       params: Parameters.
       pools: The cache (donated).
@@ -56,8 +55,8 @@ def run_step(
       The pools, the newest tokens, and for each row its token and, where any row
       wants them, log-probabilities.
     """
-    step = packing.unpack(ints, floats, geometry, columns)
-    batch = _with_device_tokens(step, newest, target)
+    step = packing.unpack(ints, floats, form, target)
+    batch = _with_device_tokens(step, newest)
     hidden, pools = model.step(config, params, pools, batch, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
@@ -80,12 +79,15 @@ def run_step(
     kept = jnp.where(step.samples != 0, step.slot, len(newest))
     newest = newest.at[kept].set(token, mode="drop")
     outputs = {"token": token, "logprob": own, "top_ids": ids, "top_logprobs": best}
+    if where := target.everywhere:  # the host reads them, whichever process it is on
+        outputs = jax.lax.with_sharding_constraint(outputs, where)
+        newest = jax.lax.with_sharding_constraint(newest, where)
     return pools, newest, outputs
 
 
 def count_tokens(
-    geometry: Geometry,
-    columns: int,
+    form: Form,
+    target: Target,
     newest: Array,
     counts: dict[str, Array],
     ints: Array,
@@ -97,12 +99,12 @@ def count_tokens(
     answer above it. So a sequence that prefills again after losing its pages comes to
     the same counts. A row that starts at position 0 begins with empty counts.
     """
-    step = packing.unpack(ints, floats, geometry, columns)
+    step = packing.unpack(ints, floats, form, target)
     batch = _with_device_tokens(step, newest)
     slots = len(newest)
     rows = batch.token_rows()
     fed = batch.positions >= 0
-    begins = jnp.where(batch.positions[_first_tokens(geometry)] == 0, step.slot, slots)
+    begins = jnp.where(batch.positions[_first_tokens(form)] == 0, step.slot, slots)
     answer = (batch.positions >= step.prompt_length[rows]) & fed
     in_prompt = jnp.where(fed & ~answer, step.slot[rows], slots)
     in_answer = jnp.where(answer, step.slot[rows], slots)
@@ -114,22 +116,22 @@ def count_tokens(
     }
 
 
-def _first_tokens(g: Geometry) -> np.ndarray:
+def _first_tokens(form: Form) -> np.ndarray:
     """The flat index of each row's first token."""
+    g = form.geometry
     chunks = g.decodes + np.arange(g.chunks) * g.chunk_tokens
-    return np.concatenate([np.arange(g.decodes), chunks])
+    rows = np.concatenate([np.arange(g.decodes), chunks])
+    return np.concatenate([rows + shard * g.tokens for shard in range(form.shards)])
 
 
-def _with_device_tokens(
-    step: packing.StepInput, newest: Array, target: Target = PLAIN
-) -> Batch:
+def _with_device_tokens(step: packing.StepInput, newest: Array) -> Batch:
     """Fills in the tokens that only the device knows."""
     batch = step.batch
     rows = batch.token_rows()
     slot = jnp.minimum(step.slot[rows], len(newest) - 1)
     known = step.from_device[rows] == 0
     tokens = jnp.where(known, batch.tokens, newest[slot])
-    return dataclasses.replace(batch, tokens=tokens, target=target)
+    return dataclasses.replace(batch, tokens=tokens)
 
 
 def _no_logprobs(logits: Array) -> tuple[Array, Array, Array]:
@@ -150,17 +152,28 @@ class Runner:
         columns: int,
         target: Target,
     ) -> None:
-        """Takes over `params` and `pools`; nothing is compiled yet."""
-        self._target = target
+        """Takes over `params` and `pools`; nothing is compiled yet.
+
+        Args:
+          config: The model.
+          params: Its parameters.
+          pools: The cache.
+          slots: Sequences that run at once, on all data shards.
+          columns: Pages of the longest sequence.
+          target: What to compile for.
+        """
+        self._target, on = target, target.placement
+        self._shards = on.devices("rows") if on else 1
         self._compiler_options = CPU_OPTIONS if target.form == "cpu" else {}
         self._config, self.params, self._pools = config, params, pools
         self._slots, self._columns = slots, columns
         self._everywhere = where = target.everywhere
         self._newest = jnp.zeros(slots, jnp.int32, device=where)
         table = (slots, config.vocab_size)
+        cut = on.sharding(("rows", "vocab"), table) if on else None
         self._counts = {
-            "prompt": jnp.zeros(table, jnp.bool_, device=where),
-            "answer": jnp.zeros(table, jnp.int32, device=where),
+            "prompt": jnp.zeros(table, jnp.bool_, device=cut),
+            "answer": jnp.zeros(table, jnp.int32, device=cut),
         }
         held = (params, pools, self._newest, self._counts)
         self._shapes = jax.tree.map(_shape_of, held)
@@ -192,7 +205,7 @@ class Runner:
         """Compiles both programs of one shape."""
         run, ints, floats = self._program(geometry)
         weights, pools, *state = self._shapes
-        count = partial(count_tokens, geometry, self._columns)
+        count = partial(count_tokens, self._form(geometry), self._target)
         programs = {
             "run": (jax.jit(run, donate_argnums=(1, 2)), (weights, pools)),
             "count": (jax.jit(count, donate_argnums=(1,)), ()),
@@ -202,22 +215,23 @@ class Runner:
             done = traced.compile(compiler_options=self._compiler_options)
             self._compiled[name, geometry] = done
 
+    def _form(self, geometry: Geometry) -> Form:
+        return Form(geometry, self._columns, self._shards)
+
     def _program(self, geometry: Geometry) -> tuple[Any, Any, Any]:
         """Returns the step of one shape, and the shapes of its packed plan."""
-        sizes = packing.fields(geometry, self._columns)
-        size = sum(int(np.prod(shape)) for shape in sizes.values())
-        run = partial(run_step, self._config, geometry, self._columns, self._target)
-        shapes = {(size,): jnp.int32, (6, geometry.rows): jnp.float32}
+        form = self._form(geometry)
+        run = partial(run_step, self._config, form, self._target)
         ints, floats = (
             jax.ShapeDtypeStruct(shape, dtype, sharding=self._everywhere)
-            for shape, dtype in shapes.items()
+            for shape, dtype in zip(form.shapes, (jnp.int32, jnp.float32), strict=True)
         )
         return run, ints, floats
 
     def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
         """Starts a step of a compiled shape; its outputs may not be computed yet."""
         g = plan.geometry
-        ints, floats = packing.pack(plan, self._columns, self._slots, seeds)
+        ints, floats = packing.pack(plan, self._form(g), self._slots, seeds)
         ints, floats = jax.device_put((ints, floats), self._everywhere)
         if any(_penalized(row.sequence.sampling) for _, _, row in plan.placed()):
             self._counts = self._compiled["count", g](

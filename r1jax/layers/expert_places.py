@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.config import ModelConfig
+from r1jax.errors import ConfigError
 from r1jax.layers.router import Routes
 from r1jax.typing import Array, Int, PyTree, typechecked
 
@@ -134,17 +135,53 @@ def plan_places(
       devices: Over how many experts are cut.
       redundant: Copies, see `balance`. Multi-token-prediction layers get none.
       loads: Of the layers with experts, [L, E]; even ones if left out.
+
+    Raises:
+      ConfigError: Copies or loads are given where they can be of no use.
     """
+    if redundant or loads is not None:
+        _check_of_use(config, devices, redundant, loads)
     if config.moe is None:
         return {}
     experts, found = config.moe.experts, {}
-    if loads is not None or redundant or experts % devices:
+    if loads is not None or experts % devices:
         even = np.ones((config.moe_layers, experts))
         wanted = even if loads is None else loads
         found["moe_layers"] = balance(wanted, devices, redundant)
     if config.mtp_layers and experts % devices:
         found["mtp"] = balance(np.ones((config.mtp_layers, experts)), devices)
     return found
+
+
+def _check_of_use(
+    config: ModelConfig, devices: int, redundant: int, loads: np.ndarray | None
+) -> None:
+    asked = f"{redundant} redundant experts, by {'no' if loads is None else 'counted'}"
+    asked = f"{asked} loads, on {devices} devices"
+    if config.moe is None:
+        raise ConfigError(
+            asked, "the model is dense: it has no experts", "ask for none"
+        )
+    if devices == 1:
+        raise ConfigError(
+            asked,
+            "one device holds all experts, in any order",
+            "ask for none and give no loads, or load the model on a mesh",
+        )
+    if loads is None:
+        raise ConfigError(
+            asked,
+            "nothing says which experts are busy enough to be copied",
+            "count with LLM.count_routes, save_expert_loads, and give that file as "
+            "expert_loads",
+        )
+    most = config.moe.experts * (devices - 1)
+    if not 0 <= redundant <= most:
+        raise ConfigError(
+            asked,
+            f"{config.moe.experts} experts on each device are 0 to {most} copies",
+            f"ask for at most {most}; DeepSeek serves R1's 256 experts with 32",
+        )
 
 
 def arrange(params: PyTree, places: Mapping[str, Places]) -> PyTree:

@@ -21,10 +21,11 @@ from r1jax.load import load
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.generation import Admission
 from r1jax.serve.stream import write_json
-from r1jax.sharding import make_mesh
+from r1jax.sharding import STRATEGIES, make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
+    "strategy",
     "kernels",
     "max_model_len",
     "max_num_seqs",
@@ -237,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--page-size", type=_whole(1), help="tokens in a page of the cache")
     add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
     add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
+    add("--strategy", choices=STRATEGIES, help=_STRATEGY)
     add("--redundant-experts", type=_whole(1), metavar="R", help=_COPIES)
     add("--expert-loads", metavar="FILE", help=_LOADS)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
@@ -251,6 +253,7 @@ _SOURCE = (
     "Hugging Face name; the demonstration model if left out"
 )
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
+_STRATEGY = "whether a mesh serves few sequences, or many (the default)"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
 _COPIES = "copies of the busiest experts on a mesh; needs --expert-loads"
 _LOADS = "counted routing (r1jax.save_expert_loads), by which experts are placed"

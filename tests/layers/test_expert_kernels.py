@@ -129,10 +129,9 @@ def test_every_mesh_gives_one_result(data, tensor, experts, redundant, form, rng
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_replicas_of_the_experts_each_see_all_tokens(form, rng):
-    """Under the rule set that cuts experts over `tensor` alone."""
-    run = on_mesh(1, 4, 6, 0, form, "tensor")
-    check(run, "uneven", EACH, 6, rng)
+def test_devices_that_all_hold_every_token_give_one_result(form, rng):
+    """Under the rule set for few sequences, which cuts no tokens."""
+    check(on_mesh(2, 4, 6, 0, form, "latency"), "uneven", EACH, 6, rng)
 
 
 def test_the_number_of_tokens_decides():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1jax import parameters, quant
+from r1jax.errors import ConfigError
 from r1jax.layers import expert_places
 from r1jax.layers.expert_places import balance, slots, to_slots
 
@@ -122,21 +123,35 @@ def test_experts_in_order_need_no_table(tiny):
     assert set(expert_places.plan_places(config, 4, 0, LOADS)) == {"moe_layers"}
 
 
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "int8"])
-def test_arranged_parameters_are_restored(tiny, tiny_params, quantised):
-    config, params = tiny("r1"), dict(tiny_params("r1"))
-    axes = parameters.logical_axes(config)
-    if quantised:
-        params["moe_layers"] = quant.quantise_layers(params["moe_layers"])
-        axes["moe_layers"] = quant.quantised_axes(axes["moe_layers"])
+@pytest.mark.parametrize(
+    ("family", "devices", "copies", "loads", "why"),
+    [
+        ("qwen2", 4, 2, None, "the model is dense"),
+        ("r1", 1, 0, LOADS, "one device holds all experts"),
+        ("r1", 4, 2, None, "nothing says which experts are busy"),
+        ("r1", 4, 49, LOADS, "16 experts on each device are 0 to 48 copies"),
+        ("r1", 4, -1, LOADS, "0 to 48 copies"),
+    ],
+)
+def test_what_is_of_no_use_is_refused(tiny, family, devices, copies, loads, why):
+    with pytest.raises(ConfigError, match=f"{copies} redundant experts") as caught:
+        expert_places.plan_places(tiny(family), devices, copies, loads)
+    assert why in caught.value.why
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_arranged_parameters_are_restored(tiny, tiny_params, dtype):
+    config, scheme = tiny("r1"), quant.scheme(dtype)
+    params = jax.tree.map(np.asarray, quant.quantise_tree(tiny_params("r1"), scheme))
+    axes = parameters.logical_axes(config, scheme)
     places = expert_places.plan_places(config, 3, 4, LOADS)
     arranged = expert_places.arrange(params, places)
     names = expert_places.arranged_axes(axes, places)
     ranks = jax.tree.map(lambda leaf, axes: leaf.ndim == len(axes), arranged, names)
     assert all(jax.tree.leaves(ranks))
     down = arranged["moe_layers"]["moe"]["experts"]["down"]
-    assert (down.values if quantised else down).shape[:2] == (2, 21)
-    assert arranged["mtp"]["block"]["moe"]["experts"]["down"].shape[:2] == (1, 18)
+    assert (down.values if scheme else down).shape[:2] == (2, 21)
+    assert arranged["mtp"]["block"]["moe"]["slots"].shape == (1, 16, 2)
     back = expert_places.restore(arranged)
     jax.tree.map(np.testing.assert_array_equal, back, params)
     assert expert_places.restore(params) == params
