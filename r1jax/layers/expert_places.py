@@ -172,8 +172,7 @@ def _check_of_use(
         raise ConfigError(
             asked,
             "nothing says which experts are busy enough to be copied",
-            "count with LLM.count_routes, save_expert_loads, and give that file as "
-            "expert_loads",
+            "count with tools/count_routes.py, and give its output as expert_loads",
         )
     most = config.moe.experts * (devices - 1)
     if not 0 <= redundant <= most:
