@@ -16,7 +16,8 @@ from r1jax.config import ModelConfig
 from r1jax.engine import simple
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, Event, SamplingParams, check_tokens
-from r1jax.errors import TextError
+from r1jax.errors import ConfigError, TextError
+from r1jax.hosts import Hosts
 from r1jax.layers import expert_places
 from r1jax.layers.expert_places import Places
 from r1jax.target import CPU, Target
@@ -50,6 +51,7 @@ class LLM:
         default_sampling: SamplingParams,
         seed: int | None = None,
         target: Target = CPU,
+        hosts: Hosts | None = None,
         places: Mapping[str, Places] | None = None,
     ) -> None:
         """Takes over `params` (the tree of docs/weights.md, stacked).
@@ -63,7 +65,7 @@ class LLM:
         self.parameter_count = parameters.count(config)
         self.options = options
         self._tokenizer, self._seed = tokenizer, seed
-        self.target = target
+        self.target, self._hosts = target, hosts
         self._arranged = _placed(config, params, target, places or {})
         self._engine_lock = threading.Lock()
 
@@ -118,6 +120,7 @@ class LLM:
             self.options,
             target=on,
             seed=self._seed,
+            hosts=self._hosts,
         )
         self._arranged = engine.params
         return engine
@@ -125,11 +128,13 @@ class LLM:
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """Returns float32 logits [T, V] at every position of one sequence.
 
+        In a program of several processes all of them must ask, for the same ids.
+
         Raises:
           RequestError: The ids are empty or unknown to the model.
         """
         check_tokens(self.config, token_ids)
-        run = simple.whole_logits(self.config)
+        run = simple.whole_logits(self.config, self.target.everywhere)
         logits = run(self._arranged, simple.padded(token_ids))
         return np.asarray(logits[: len(token_ids)])
 
@@ -212,6 +217,23 @@ class LLM:
             return text, False
         return (text.rstrip("\n") if opened else text + "<think>") + NO_THOUGHT, False
 
+    def follow(self) -> None:
+        """Runs the steps that process 0 plans, until it stops.
+
+        In a program of several processes this is what all but process 0 do, while that
+        one answers: `generate`, `chat` and `stream` are for it alone.
+
+        Raises:
+          ConfigError: There are no other processes, or this is process 0.
+        """
+        if self._hosts is None or self._hosts.leads:
+            raise ConfigError(
+                "there is nobody to follow",
+                "only processes other than 0, loaded with hosts=..., run its steps",
+                "call generate, chat or stream here",
+            )
+        self.engine.wait_until_closed()
+
     def close(self) -> None:
         """Stops the engine, if it runs."""
         if "_engine" in self.__dict__:
@@ -268,7 +290,7 @@ def _placed(
     mesh, rules = target.placement.mesh, target.placement.rules
     axes = expert_places.arranged_axes(parameters.logical_axes(config), places)
     params = expert_places.arrange(params, places)
-    return jax.device_put(params, sharding.shardings(params, axes, mesh, rules))
+    return sharding.put(params, sharding.shardings(params, axes, mesh, rules))
 
 
 def _wordless(event: Event) -> Delta:

@@ -1,9 +1,9 @@
 """One door: a source of weights becomes a language model that can be asked."""
 
 import dataclasses
-import functools
 import importlib.util
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from r1jax import cache, parameters
 from r1jax.config import MlaConfig, ModelConfig
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
+from r1jax.hosts import Hosts
 from r1jax.layers.expert_places import Places, arrange, arranged_axes, plan_places
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
-from r1jax.sharding import STRATEGIES, Placement, device_bytes, shardings
+from r1jax.sharding import STRATEGIES, Placement, device_bytes, make_mesh, shardings
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
@@ -45,6 +46,7 @@ def load(
     redundant_experts: int = 0,
     expert_loads: str | os.PathLike[str] | None = None,
     seed: int | None = None,
+    hosts: Hosts | None = None,
 ) -> LLM:
     """Loads a model.
 
@@ -75,11 +77,16 @@ def load(
       expert_loads: A file of `save_expert_loads` that says how busy each expert is.
         Without copies it puts the experts in a better order.
       seed: For a preset's random weights, and for requests that have no seed.
+      hosts: The other processes of this program, as `r1jax.hosts.join` gives them;
+        all must load the same, over a mesh of all their devices (by default one that
+        has them all on its second axis). Process 0 decides how many pages there are.
 
     Raises:
       R1jaxError: The source or an option cannot be used; says why and what to do.
     """
     chosen = _dtype(dtype)
+    if hosts is not None and mesh is None:
+        mesh = make_mesh(1, jax.device_count())
     name = "r1jax" if source is None else os.fspath(source)
     if name in NAMES and not Path(name).exists():
         config, params = _random(name, chosen, seed or 0)
@@ -106,12 +113,51 @@ def load(
     )
     if num_pages is None:
         weights = _weight_bytes(config, chosen, on, places)
-        pages = _pages(config, options, chosen, target, weights, memory_utilization)
+        pages = _pages(config, options, chosen, target, memory_utilization, weights)
         options = dataclasses.replace(options, num_pages=pages)
+    if hosts is not None:
+        options = _agreed(hosts, name, config, chosen, target, places, options)
     recommended = _sampling(generation)
     return LLM(
-        name, config, params, tokenizer, options, recommended, seed, target, places
+        name,
+        config,
+        params,
+        tokenizer,
+        options,
+        recommended,
+        seed,
+        target,
+        hosts,
+        places,
     )
+
+
+def _agreed(
+    hosts: Hosts,
+    name: str,
+    config: ModelConfig,
+    dtype: str,
+    target: Target,
+    places: Mapping[str, Places],
+    options: EngineOptions,
+) -> EngineOptions:
+    """Returns the options of process 0, after comparing what must be the same."""
+    assert target.placement is not None
+    pages = {"num_pages": options.num_pages}
+    settings = {
+        "the model": Path(name).name,
+        "its configuration": repr(config),
+        "dtype": dtype,
+        "the form": target.form,
+        "the mesh": dict(target.placement.mesh.shape),
+        "the strategy": target.placement.rules,
+        "the checksum of the experts' places": {
+            group: zlib.crc32(slots.tobytes()) for group, slots in places.items()
+        },
+        "the version of JAX": jax.__version__,
+        **{k: v for k, v in vars(options).items() if k not in pages},
+    }
+    return dataclasses.replace(options, **hosts.agree(settings, pages))
 
 
 def _target(
@@ -218,8 +264,8 @@ def _pages(
     options: EngineOptions,
     dtype: str,
     target: Target,
-    weights: int,
     share: float | None,
+    weights: int,
 ) -> int:
     """Returns each device's pages: what all its sequences need, if that fits."""
     on_cpu = jax.devices()[0].platform == "cpu"
@@ -254,7 +300,7 @@ def _free_bytes(weights: int, on: Placement | None) -> int:
     Not what happens to be free: the pool's size is part of every compiled step, and
     one that changes from start to start would find none of them in the cache.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES")
         total = pages * os.sysconf("SC_PAGE_SIZE")
@@ -278,7 +324,7 @@ def _weight_bytes(
         shelf.pop("mtp", None)
     if on is None:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    tree = jax.eval_shape(functools.partial(arrange, places=places), tree)
+    tree = jax.eval_shape(lambda t: arrange(t, places), tree)
     axes = arranged_axes(axes, places)
     return device_bytes(tree, shardings(tree, axes, on.mesh, on.rules))
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from r1jax import quant
 from r1jax.cache import Batch, Context, Pools
 from r1jax.config import ModelConfig
 from r1jax.layers.block import Block
@@ -156,14 +157,11 @@ def _apart(stack: PyTree) -> tuple[PyTree, PyTree]:
     def whole(path: Any, leaf: Any) -> bool:
         return isinstance(leaf, QArray) or path[-2].key == "experts"
 
-    def is_leaf(leaf: Any) -> bool:
-        return isinstance(leaf, QArray)
-
     parts = [
         jax.tree_util.tree_map_with_path(
             lambda path, leaf, want=want: leaf if whole(path, leaf) == want else None,
             stack,
-            is_leaf=is_leaf,
+            is_leaf=_is_quantised,
         )
         for want in (False, True)
     ]
@@ -188,13 +186,15 @@ def for_cpu(params: PyTree) -> PyTree:
     one layer at a time; the originals can be freed as it goes.
     """
 
-    def turn(path: Any, leaf: Array) -> Any:
-        names = [k.key for k in path]
-        if names[-2:] == ["router", "kernel"]:
+    def turned(path: Any, leaf: Any) -> Any:
+        names = tuple(k.key for k in path)
+        if isinstance(leaf, QArray):
+            stacked = int(names[-2] == "experts")
+            return Turned(quant.turn(leaf, quant.summed_axis(names), stacked))
+        if names[-2:] == ("router", "kernel"):
             return jnp.asarray(leaf)
         if names[-1] == "kernel":
-            inputs = 2 if names[-2] == "o" else 1
-            rows = math.prod(leaf.shape[:inputs])
+            rows = math.prod(leaf.shape[: quant.inputs_of(names[-2])])
             return Turned(jnp.asarray(leaf.reshape(rows, -1).T))
         if names[-2] == "experts":
             flat = leaf.reshape(*leaf.shape[:2], -1)
@@ -206,7 +206,9 @@ def for_cpu(params: PyTree) -> PyTree:
     for group, size in ((g, _layers(params[g])) for g in GROUPS if g in params):
         arranged[group] = tuple(
             jax.tree_util.tree_map_with_path(
-                turn, jax.tree.map(lambda leaf, i=i: leaf[i], params[group])
+                turned,
+                jax.tree.map(lambda leaf, i=i: leaf[i], params[group]),
+                is_leaf=_is_quantised,
             )
             for i in range(size)
         )
@@ -219,28 +221,37 @@ def for_cpu(params: PyTree) -> PyTree:
 def from_cpu(arranged: PyTree, like: PyTree) -> PyTree:
     """Undoes `for_cpu`; `like` has the shape of every leaf (`parameters.abstract`)."""
 
-    def back(leaf: Any, shape: tuple[int, ...]) -> Array:
-        if isinstance(leaf, Turned):
-            return jnp.swapaxes(leaf.array, -1, -2).reshape(shape)
-        return jnp.asarray(leaf)
+    def back(path: Any, shape: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, Turned):
+            return jax.tree.map(jnp.asarray, leaf)
+        if isinstance(leaf.array, QArray):
+            names = tuple(k.key for k in path)
+            return quant.turn_back(leaf.array, quant.summed_axis(names), shape)
+        return jnp.swapaxes(leaf.array, -1, -2).reshape(shape.shape)
+
+    def mapped(shapes: PyTree, tree: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            back, shapes, tree, is_leaf=_is_quantised
+        )
 
     params = {}
     for name in like:
         if name in arranged and name not in GROUPS:
-            params[name] = _mapped(back, arranged[name], like[name], 0)
+            params[name] = mapped(like[name], arranged[name])
     for group in GROUPS:
         if group in arranged:
-            layers = [_mapped(back, p, like[group], 1) for p in arranged[group]]
+            one = jax.tree.map(_without_layers, like[group])
+            layers = [mapped(one, p) for p in arranged[group]]
             params[group] = jax.tree.map(lambda *rows: jnp.stack(rows), *layers)
     return params
 
 
-def _mapped(back: Any, tree: PyTree, like: PyTree, skip: int) -> PyTree:
-    return jax.tree.map(
-        lambda shape, leaf: back(leaf, shape.shape[skip:]),
-        like,
-        tree,
-    )
+def _without_layers(shape: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype)
+
+
+def _is_quantised(leaf: Any) -> bool:
+    return isinstance(leaf, QArray)
 
 
 def _layers(stack: PyTree) -> int:

@@ -5,12 +5,13 @@ asks what it is. A `Scheme` says which part of a model is stored in which form.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r1jax.errors import ConfigError
@@ -142,15 +143,77 @@ def quantise(array: Any, summed: int, form: str) -> QArray:
 
 def widen(array: QArray, summed: int) -> Any:
     """Returns the float32 numbers (JAX or numpy) that a quantised array stands for."""
-    scales = spread(array.scales, array.values.shape, summed, scaling_of(array))
+    scales = spread(array.scales, array.values.shape, summed, scaling_of(array, summed))
     return array.values.astype(np.float32) * scales
 
 
-def scaling_of(array: QArray) -> Scaling:
-    """Returns how many weights share a scale; depth 0 is a whole column."""
+def factors(array: QArray, summed: int, dtype: Any) -> tuple[Array, Array | None]:
+    """Returns the weights to multiply by, and what then multiplies the sums.
+
+    A column's scale multiplies its sum, and the weights are the stored numbers, which
+    every dtype holds exactly. Blocks' scales multiply the weights; then there is
+    nothing to multiply sums by.
+
+    Args:
+      array: What is multiplied by, in plain JAX.
+      summed: The axis that the product sums over, counted from the end.
+      dtype: Of the weights.
+    """
+    if array.scales.ndim == array.values.ndim:
+        return widen(array, summed).astype(dtype), None
+    return array.values.astype(dtype), array.scales
+
+
+def scaling_of(array: QArray, summed: int) -> Scaling:
+    """Returns how many weights share a scale; depth 0 is a whole column.
+
+    Turned matrices, which sum over their last axis, have blocks of one column.
+    """
     kind = dequant.FORMS[array.form].scaling
     assert kind is not None
-    return kind
+    return Scaling(kind.depth, 1) if summed == -1 else kind
+
+
+def turn(array: QArray, summed: int, stacked: int) -> QArray:
+    """Lays matrices as one, [*stacked, outputs, inputs].
+
+    Scales become [*stacked, outputs], or one for each block of an output's inputs: the
+    last blocks of columns of two matrices need not fit together.
+
+    Args:
+      array: Of the layout that `QArray` describes.
+      summed: The axis of the inputs, counted from the end.
+      stacked: How many leading axes stay.
+    """
+
+    def joined(part: Any) -> Any:
+        moved = jnp.moveaxis(part, summed, -1)
+        return moved.reshape(*part.shape[:stacked], -1, moved.shape[-1])
+
+    values, scales = joined(array.values), array.scales
+    if scales.ndim < array.values.ndim:
+        return QArray(values, scales.reshape(*scales.shape[:stacked], -1))
+    width, columns = scaling_of(array, summed).width, array.values.shape[-1]
+    each = jnp.repeat(scales, width, axis=-1)[..., :columns]
+    return QArray(values, joined(each))
+
+
+def turn_back(array: QArray, summed: int, like: QArray) -> QArray:
+    """Undoes `turn`; `like` has the shapes."""
+
+    def parted(part: Any, shape: Sequence[int]) -> Any:
+        moved = list(shape)
+        moved.append(moved.pop(summed))
+        return jnp.moveaxis(part.reshape(moved), -1, summed)
+
+    shape, scales = like.values.shape, array.scales
+    values = parted(array.values, shape)
+    if len(like.scales.shape) < len(shape):
+        return QArray(values, scales.reshape(like.scales.shape))
+    depth = like.scales.shape[summed]
+    each = [depth if i == len(shape) + summed else n for i, n in enumerate(shape)]
+    width = scaling_of(like, summed).width
+    return QArray(values, parted(scales, each)[..., ::width])
 
 
 def quantise_leaf(path: Path, leaf: Any, form: str) -> QArray:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.errors import ShardingError
@@ -90,8 +91,12 @@ STRATEGIES: Final = ("latency", "throughput")  # those that serve
 def make_mesh(data: int, tensor: int) -> Mesh:
     """Arranges the first `data * tensor` devices as a mesh.
 
+    `tensor` varies fastest, so that it stays within a host where it can; a whole TPU
+    slice is arranged by its wiring.
+
     Raises:
-      ShardingError: There are fewer devices.
+      ShardingError: There are fewer devices; or more, in a program of several
+        processes, each of which must hold a part.
     """
     devices = jax.devices()
     if data * tensor > len(devices):
@@ -100,7 +105,19 @@ def make_mesh(data: int, tensor: int) -> Mesh:
             f"it needs {data * tensor} devices and there are {len(devices)}",
             "choose sizes whose product is at most that",
         )
-    grid = np.array(devices[: data * tensor]).reshape(data, tensor)
+    if data * tensor < len(devices) and jax.process_count() > 1:
+        raise ShardingError(
+            f"a mesh of data {data} x tensor {tensor}",
+            f"{jax.process_count()} processes have {len(devices)} devices, and none "
+            "may be left without a part",
+            f"choose sizes whose product is {len(devices)}",
+        )
+    if devices[0].platform == "tpu" and data * tensor == len(devices):
+        grid = mesh_utils.create_device_mesh(
+            (data, tensor), devices, allow_split_physical_axes=True
+        )
+    else:
+        grid = np.array(devices[: data * tensor]).reshape(data, tensor)
     return Mesh(grid, MESH_AXES)
 
 
@@ -205,6 +222,25 @@ def shardings(abstract: PyTree, axes: PyTree, mesh: Mesh, rules: str) -> PyTree:
         return NamedSharding(mesh, spec(names, leaf.shape, mesh, rules))
 
     return jax.tree.map(place, abstract, axes)
+
+
+def put(tree: PyTree, places: PyTree) -> PyTree:
+    """Moves arrays to their places on a mesh, of one process or of many.
+
+    Args:
+      tree: Arrays that every process has whole, and equal.
+      places: A sharding for each of them, or one for all; None is the default device.
+    """
+    if all(where.is_fully_addressable for where in jax.tree.leaves(places)):
+        return jax.device_put(tree, places)
+
+    def place(leaf: Any, where: NamedSharding) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            whole.shape, where, lambda index: whole[index]
+        )
+
+    return jax.tree.map(place, tree, jax.tree.broadcast(places, tree))
 
 
 def pjit(

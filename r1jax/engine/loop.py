@@ -19,6 +19,7 @@ import numpy as np
 
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
+from r1jax.engine.follow import follow
 from r1jax.engine.pages import Pages
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
 from r1jax.engine.steps import Runner
@@ -30,10 +31,12 @@ from r1jax.engine.types import (
     check_tokens,
 )
 from r1jax.errors import ConfigError, RequestError
+from r1jax.hosts import Hosts
 from r1jax.target import Target
 from r1jax.typing import PyTree
 
 OnEvent = Callable[[Event], None]
+_VERDICT_SECONDS = 3  # a step fails a little before its cause, a lost host, is known
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ def _cut(
 class Engine:
     """Serves many requests at once from one set of parameters.
 
+    In a program of several processes each has an engine. That of process 0 takes the
+    requests; the others run the steps that it plans.
+
     Attributes:
       config: The model.
       options: The limits.
@@ -88,6 +94,7 @@ class Engine:
         *,
         target: Target,
         seed: int | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         """Compiles the steps that suffice and starts the engine's thread.
 
@@ -102,6 +109,8 @@ class Engine:
           target: What to compile for; the pools are laid out for it.
           seed: Makes requests without a seed of their own repeatable, in the order
             in which they come; None draws their seeds.
+          hosts: The other processes, where there are any; all must make an engine, with
+            the same arguments.
 
         Raises:
           ConfigError: The cache is too small for one request at full length.
@@ -110,8 +119,10 @@ class Engine:
         shards, columns, pages = _cut(options, pools, target)
         shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
         self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
+        self._hosts = hosts
+        tell = hosts.send if hosts and hosts.leads else None
         slots = shards * options.max_num_seqs
-        self._runner = Runner(config, params, pools, slots, columns, target)
+        self._runner = Runner(config, params, pools, slots, columns, target, tell)
         if target.kernels:
             self._runner.lay_out(shapes.first[-1])
         self._sequences: dict[int, tuple[Sequence, OnEvent]] = {}
@@ -130,14 +141,16 @@ class Engine:
                 shapes.first, pool.map(self._runner.compile, shapes.first), strict=True
             ):
                 shapes.open(shape)
+        follows = hosts is not None and not hosts.leads
         self._threads = [
-            threading.Thread(
-                target=target, name=f"engine{target.__name__}", daemon=True
-            )
-            for target in (self._run, self._compile_rest)
+            threading.Thread(target=each, name=f"engine{each.__name__}", daemon=True)
+            for each in (self._follow if follows else self._run, self._compile_rest)
         ]
         for thread in self._threads:
             thread.start()
+        if hosts:
+            hosts.ready()
+            hosts.watch(self.fail)
         # A thread that is compiling when the interpreter dies takes it down with it.
         atexit.register(self.close)
 
@@ -164,12 +177,18 @@ class Engine:
 
         Raises:
           RequestError: The prompt is empty, too long, or has ids that the model does
-            not know; or the engine has failed or is closed.
+            not know; or the engine has failed, is closed, or follows another's plan.
         """
         self._check(prompt)
         limit = self.max_model_len - len(prompt)
         if sampling.max_tokens is not None:
             limit = min(limit, sampling.max_tokens)
+        if self._hosts and not self._hosts.leads:
+            raise RequestError(
+                f"process {self._hosts.index} does not take requests",
+                "process 0 plans the steps of all",
+                "ask process 0",
+            )
         with self._wake:
             if self.failure or self._closing:
                 raise RequestError(
@@ -207,8 +226,27 @@ class Engine:
         with self._wake:
             self._closing = True
             self._wake.notify()
+        if self._hosts and self._hosts.loss:
+            return  # a step that waits for a lost process never ends
         for thread in self._threads:
             thread.join()
+
+    def fail(self, reason: str) -> None:
+        """Ends all requests with "error", from any thread; no step can run any more.
+
+        The first reason counts.
+        """
+        with self._wake:
+            if self.failure or self._closing:
+                return
+            self.failure = reason
+            self._wake.notify()
+        for sequence, on_event in self._everything():
+            on_event(Event(sequence.id, finish="error", error=reason))
+
+    def wait_until_closed(self) -> None:
+        """Waits until no more steps run; in others than process 0, until that ends."""
+        self._threads[0].join()
 
     def wait_until_compiled(self) -> None:
         """Waits until the shapes that are only faster are compiled too."""
@@ -219,9 +257,20 @@ class Engine:
         self._shapes.open(shape)
 
     def _compile_rest(self) -> None:
-        for shape in self._shapes.rest:
-            if not self._closing:
-                self._compile(shape)
+        try:
+            for shape in self._shapes.rest:
+                if not self._closing:
+                    self._compile(shape)
+        except Exception as error:
+            if self._hosts and not self._hosts.leads:
+                self._hosts.leave(f"a step cannot be compiled: {error}")
+            raise
+
+    def _follow(self) -> None:
+        """The thread of an engine that runs another's plan."""
+        assert self._hosts is not None
+        follow(self._runner, self._hosts)
+        self._closing = True
 
     def _check(self, prompt: Tokens[int]) -> None:
         check_tokens(self.config, prompt)
@@ -238,9 +287,10 @@ class Engine:
         try:
             self._loop()
         except Exception as error:
-            self.failure = f"a step failed: {error}"
-            for sequence, on_event in self._everything():
-                on_event(Event(sequence.id, finish="error", error=self.failure))
+            if self._hosts and (loss := self._hosts.wait_for_loss(_VERDICT_SECONDS)):
+                self.fail(loss)
+                return
+            self.fail(f"a step failed: {error}")
             raise
 
     def _loop(self) -> None:
@@ -256,6 +306,8 @@ class Engine:
                 self._emit(flying)
             flying = ahead
             self._note(plan)
+        if self.failure:
+            return
         for sequence, on_event in self._everything():
             on_event(Event(sequence.id, finish="abort"))
 
@@ -267,10 +319,14 @@ class Engine:
         """Moves the inboxes over; sleeps while there is nothing to do at all."""
         with self._wake:
             while wait and not (
-                self._inbox or self._cancelled or self._closing or self._sequences
+                self._inbox
+                or self._cancelled
+                or self._closing
+                or self.failure
+                or self._sequences
             ):
                 self._wake.wait()
-            if self._closing:
+            if self._closing or self.failure:
                 return False
             inbox, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, []
@@ -291,7 +347,7 @@ class Engine:
         names = step.outputs if wanted else ["token"]
         read: Any = jax.device_get({name: step.outputs[name] for name in names})
         for i, row in rows:
-            if not row.sequence.finished:
+            if not row.sequence.finished and not self.failure:
                 self._hand_out(row, int(read["token"][i]), i, read)
 
     def _hand_out(

@@ -13,7 +13,7 @@ from r1jax.engine.scheduler import Plan
 from r1jax.target import Target
 from r1jax.typing import Array, Int
 
-_FLOATS = (
+FLOATS = (
     "temperature",
     "top_p",
     "min_p",
@@ -70,7 +70,7 @@ class Form(NamedTuple):
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of the integers and of the floats."""
         return (sum(math.prod(s) for s in fields(self).values()),), (
-            len(_FLOATS),
+            len(FLOATS),
             self.rows,
         )
 
@@ -123,7 +123,7 @@ def pack(
         np.zeros(shape, dtype)
         for shape, dtype in zip(form.shapes, (np.int32, np.float32), strict=True)
     )
-    floats[_FLOATS.index("top_p")] = floats[_FLOATS.index("repetition")] = 1.0
+    floats[FLOATS.index("top_p")] = floats[FLOATS.index("repetition")] = 1.0
     v = views(ints, form)
     v["positions"][:] = -1
     v["slot"][:] = slots
@@ -161,7 +161,7 @@ def unpack(ints: Array, floats: Array, form: Form, target: Target) -> StepInput:
     """Undoes `pack` inside the compiled step."""
     v = views(ints, form)
     sampling = RowSampling(
-        **{name: floats[i] for i, name in enumerate(_FLOATS)},
+        **{name: floats[i] for i, name in enumerate(FLOATS)},
         top_k=v.pop("top_k"),
         seed=v.pop("seed").view(np.uint32),
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from r1jax import model
 from r1jax.config import ModelConfig
@@ -22,13 +23,18 @@ _ROUND = 64  # lengths are padded to a multiple, to compile less often
 
 
 @functools.cache
-def whole_logits(config: ModelConfig) -> Callable[[PyTree, Array], Array]:
-    """Returns the function from a sequence [T] to its logits [T, V], compiled once."""
+def whole_logits(
+    config: ModelConfig, where: NamedSharding | None = None
+) -> Callable[[PyTree, Array], Array]:
+    """Returns the function from a sequence [T] to its logits [T, V], compiled once.
+
+    `where` is where its result lies; None leaves that to XLA.
+    """
 
     def run(params: PyTree, tokens: Array) -> Array:
         return model.logits(params, model.forward(config, params, tokens))
 
-    return jax.jit(run)
+    return jax.jit(run, out_shardings=where)
 
 
 @functools.cache

@@ -1,6 +1,9 @@
 """The compiled step in its few shapes, and the state it keeps on the device."""
 
 import dataclasses
+import struct
+import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Format, Layout
 
-from r1jax import model
+from r1jax import model, sharding
 from r1jax.cache import Batch, Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing, sampling
@@ -79,9 +82,6 @@ def run_step(
     kept = jnp.where(step.samples != 0, step.slot, len(newest))
     newest = newest.at[kept].set(token, mode="drop")
     outputs = {"token": token, "logprob": own, "top_ids": ids, "top_logprobs": best}
-    if where := target.everywhere:  # the host reads them, whichever process it is on
-        outputs = jax.lax.with_sharding_constraint(outputs, where)
-        newest = jax.lax.with_sharding_constraint(newest, where)
     return pools, newest, outputs
 
 
@@ -140,8 +140,47 @@ def _no_logprobs(logits: Array) -> tuple[Array, Array, Array]:
     return jnp.zeros(rows), none.astype(jnp.int32), none
 
 
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One step as every process needs it to run: what crosses to the devices.
+
+    Attributes:
+      geometry: The shape.
+      counts: Whether some row has penalties, so that tokens are counted first.
+      ints: The packed plan's integers.
+      floats: The packed plan's floats, [6, B].
+    """
+
+    geometry: Geometry
+    counts: bool
+    ints: np.ndarray
+    floats: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """Writes the message for a process of the same machine architecture."""
+        head = _HEAD.pack(*self.geometry, self.counts, self.ints.size)
+        return head + self.ints.tobytes() + self.floats.tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Message":
+        """Reads what `to_bytes` has written."""
+        *geometry, counts, size = _HEAD.unpack_from(data)
+        values = memoryview(data)[_HEAD.size :]
+        ints = np.frombuffer(values[: 4 * size], np.int32)
+        floats = np.frombuffer(values[4 * size :], np.float32)
+        g = Geometry(*geometry)
+        return cls(g, counts, ints, floats.reshape(len(packing.FLOATS), -1))
+
+
+_HEAD = struct.Struct("<3i?i")
+
+
 class Runner:
-    """Compiles the steps and runs them, holding the device's state."""
+    """Compiles the steps and runs them, holding the device's state.
+
+    In a program of several processes each has one, and all run the same steps in the
+    same order.
+    """
 
     def __init__(
         self,
@@ -151,6 +190,7 @@ class Runner:
         slots: int,
         columns: int,
         target: Target,
+        tell: Callable[[bytes], None] | None = None,
     ) -> None:
         """Takes over `params` and `pools`; nothing is compiled yet.
 
@@ -161,8 +201,9 @@ class Runner:
           slots: Sequences that run at once, on all data shards.
           columns: Pages of the longest sequence.
           target: What to compile for.
+          tell: Sends a step to the other processes, where there are any.
         """
-        self._target, on = target, target.placement
+        self._target, self._tell, on = target, tell, target.placement
         self._shards = on.devices("rows") if on else 1
         self._compiler_options = CPU_OPTIONS if target.form == "cpu" else {}
         self._config, self.params, self._pools = config, params, pools
@@ -177,7 +218,8 @@ class Runner:
         }
         held = (params, pools, self._newest, self._counts)
         self._shapes = jax.tree.map(_shape_of, held)
-        self._compiled: dict[tuple[str, Geometry], Any] = {}
+        self._compiled: dict[Geometry, list[Any]] = {}
+        self._news = threading.Condition()
 
     def lay_out(self, geometry: Geometry) -> None:
         """Lays the parameters as the compiler wants them, judged by one shape.
@@ -188,7 +230,7 @@ class Runner:
         """
         params, *state = self._shapes
         automatic = jax.tree.map(lambda x: Format(Layout.AUTO, x.sharding), params)
-        plain = jax.tree.map(lambda x: x.sharding, state)
+        plain = _places(state)
         run, ints, floats = self._program(geometry)
         jitted = jax.jit(
             run,
@@ -206,14 +248,21 @@ class Runner:
         run, ints, floats = self._program(geometry)
         weights, pools, *state = self._shapes
         count = partial(count_tokens, self._form(geometry), self._target)
-        programs = {
-            "run": (jax.jit(run, donate_argnums=(1, 2)), (weights, pools)),
-            "count": (jax.jit(count, donate_argnums=(1,)), ()),
-        }
-        for name, (program, head) in programs.items():
-            traced = program.lower(*head, *state, ints, floats)
-            done = traced.compile(compiler_options=self._compiler_options)
-            self._compiled[name, geometry] = done
+        where = self._everywhere
+        # Each process reads the tokens from its own devices.
+        out = None if where is None else (_places(pools), where, where)
+        programs = [
+            jax.jit(run, donate_argnums=(1, 2), out_shardings=out).lower(
+                weights, pools, *state, ints, floats
+            ),
+            jax.jit(count, donate_argnums=(1,), out_shardings=_places(state[1])).lower(
+                *state, ints, floats
+            ),
+        ]
+        done = [traced.compile(self._compiler_options) for traced in programs]
+        with self._news:
+            self._compiled[geometry] = done
+            self._news.notify_all()
 
     def _form(self, geometry: Geometry) -> Form:
         return Form(geometry, self._columns, self._shards)
@@ -230,14 +279,27 @@ class Runner:
 
     def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
         """Starts a step of a compiled shape; its outputs may not be computed yet."""
-        g = plan.geometry
-        ints, floats = packing.pack(plan, self._form(g), self._slots, seeds)
-        ints, floats = jax.device_put((ints, floats), self._everywhere)
-        if any(_penalized(row.sequence.sampling) for _, _, row in plan.placed()):
-            self._counts = self._compiled["count", g](
-                self._newest, self._counts, ints, floats
-            )
-        self._pools, self._newest, outputs = self._compiled["run", g](
+        ints, floats = packing.pack(plan, self._form(plan.geometry), self._slots, seeds)
+        counts = any(_penalized(row.sequence.sampling) for _, _, row in plan.placed())
+        message = Message(plan.geometry, counts, ints, floats)
+        if self._tell:
+            self._tell(message.to_bytes())
+        return self.run(message)
+
+    def run(self, message: Message) -> Outputs:
+        """Starts a step that was packed here or by another process.
+
+        Waits until its shape is compiled, which here it may not be yet.
+        """
+        g = message.geometry
+        with self._news:
+            self._news.wait_for(lambda: g in self._compiled)
+        run, count = self._compiled[g]
+        small = (message.ints, message.floats)
+        ints, floats = sharding.put(small, self._everywhere)
+        if message.counts:
+            self._counts = count(self._newest, self._counts, ints, floats)
+        self._pools, self._newest, outputs = run(
             self.params, self._pools, self._newest, self._counts, ints, floats
         )
         return outputs
@@ -245,6 +307,10 @@ class Runner:
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.format)
+
+
+def _places(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.sharding, shapes)
 
 
 def _without_placement(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

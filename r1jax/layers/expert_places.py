@@ -4,7 +4,7 @@ Every device holds the same number of slots, end to end, and each slot one exper
 experts divide over the devices and nothing else is asked for, slot s holds expert s and
 nothing of this is used. Otherwise there are more slots than experts, or another order:
 
-    6 experts, 4 devices, 0 and 3 busy    places  0 4 | 0 5 | 1 3 | 2 3
+    6 experts, 4 devices, 0 and 3 busy    places  0 1 | 0 2 | 3 4 | 3 5
 
 The matrices in memory then lie as the slots do, [L, S, ...], and a table beside them
 tells each expert's slots, so that a step can send a token to one of the copies.

@@ -13,6 +13,7 @@ from r1jax.layers.expert_places import to_slots
 from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
+from r1jax.quant import QArray
 from r1jax.typing import Array, Float
 
 Expert = Callable[[Array], Array]
@@ -82,7 +83,7 @@ def experts_sorted(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> A
 
 
 def _count(kernel: Kernel) -> int:
-    return len(kernel.array if isinstance(kernel, Turned) else kernel)
+    return len(jax.tree.leaves(kernel)[0])
 
 
 def _shares(routes: Routes, tokens: int, experts: int) -> Float[Array, "E T"]:
@@ -95,19 +96,26 @@ def _shares(routes: Routes, tokens: int, experts: int) -> Float[Array, "E T"]:
 def _expert(gate_up: Kernel, down: Kernel, index: Array) -> Expert:
     """Returns the function of one expert, its matrices picked by number."""
 
-    def pick(kernel: Kernel) -> Kernel:
-        if isinstance(kernel, Turned):
-            return Turned(jax.lax.dynamic_index_in_dim(kernel.array, index, 0, False))
-        matrix = jax.lax.dynamic_index_in_dim(kernel, index, 0, False)
-        return matrix.reshape(len(matrix), -1)
+    def pick(array: Array) -> Array:
+        return jax.lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
 
-    w_in, w_out = pick(gate_up), pick(down)
+    w_in, w_out = jax.tree.map(pick, (gate_up, down))
 
     def apply(x: Array) -> Array:
-        gate, up = jnp.split(project(x, w_in), 2, axis=-1)
+        gate, up = _gate_and_up(x, w_in)
         return project(jax.nn.silu(gate) * up, w_out)
 
     return apply
+
+
+def _gate_and_up(x: Array, kernel: Kernel) -> list[Array]:
+    """Multiplies by one expert's first matrices, [D, 2, F] or `Turned`."""
+    if isinstance(kernel, QArray):
+        parts = [jax.tree.map(lambda a, i=i: a[..., i, :], kernel) for i in range(2)]
+        return [project(x, part) for part in parts]
+    if not isinstance(kernel, Turned):
+        kernel = kernel.reshape(len(kernel), -1)
+    return jnp.split(project(x, kernel), 2, axis=-1)
 
 
 class Experts(nn.Module):

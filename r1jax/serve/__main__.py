@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 import jax
 import uvicorn
 
+from r1jax import hosts
 from r1jax.errors import ConfigError, R1jaxError
 from r1jax.llm import LLM
 from r1jax.load import load
@@ -39,7 +41,8 @@ _LOAD_FLAGS = (
 )
 _IDLE_SECONDS = 30  # an idle connection is kept this long
 _SPARE_SECONDS = 2  # after requests were told to end, before connections are cut
-_BAD_INPUT = 2  # the exit code for what the user can put right
+_FAILED = 1  # the exit code of an engine that cannot go on: start it again
+_BAD_INPUT = 2  # of what the user can put right
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,17 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Loads a model and serves it until told to stop; gives the exit code."""
     try:
         args = _parser().parse_args(arguments)
-        with _bind(args.host, args.port) as listener:
-            given = {name: getattr(args, name) for name in _LOAD_FLAGS}
-            _keep_compiled(args.compilation_cache)
-            if args.tensor_parallel_size:
-                given["mesh"] = make_mesh(1, args.tensor_parallel_size)
-            llm = load(args.source, **{k: v for k, v in given.items() if v is not None})
-            _ = llm.tokenizer  # what has none cannot be served
+        cluster = hosts.detect(args.coordinator, args.num_processes, args.process_id)
+        if cluster is None:
+            return _lead(args, None)
+        with hosts.join(cluster, args.initialization_timeout) as others:
             try:
-                return _serve(llm, args, listener)
-            finally:
-                llm.close()
+                run = _lead if others.leads else _follow
+                code = run(args, others)
+            except R1jaxError as error:
+                sys.stderr.write(f"{error}\n")
+                code = _BAD_INPUT
+            if code:
+                others.abandon(code)
+            return code
     except R1jaxError as error:
         sys.stderr.write(f"{error}\n")
         return _BAD_INPUT
@@ -76,7 +81,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-def _serve(llm: LLM, args: argparse.Namespace, listener: socket.socket) -> int:
+def _lead(args: argparse.Namespace, others: hosts.Hosts | None) -> int:
+    """Serves, and plans the steps of all processes."""
+    with _bind(args.host, args.port) as listener:
+        llm = _load(args, others)
+        _ = llm.tokenizer  # what has none cannot be served
+        try:
+            return _serve(llm, args, listener, others)
+        finally:
+            llm.close()
+
+
+def _follow(args: argparse.Namespace, others: hosts.Hosts) -> int:
+    """Runs the steps of process 0 until it stops; a signal makes all stop."""
+    llm = _load(args, others)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Not here: the handler may have interrupted a thread that is sending.
+        threading.Thread(target=others.ask_to_stop).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    llm.follow()
+    llm.close()
+    return 0
+
+
+def _load(args: argparse.Namespace, others: hosts.Hosts | None) -> LLM:
+    given = {name: getattr(args, name) for name in _LOAD_FLAGS}
+    _keep_compiled(args.compilation_cache)
+    data, tensor = args.data_parallel_size, args.tensor_parallel_size
+    if data or tensor:
+        alone = jax.device_count() // (data or 1) if others else 1
+        given["mesh"] = make_mesh(data or 1, tensor or max(alone, 1))
+    given["hosts"] = others
+    return load(args.source, **{k: v for k, v in given.items() if v is not None})
+
+
+def _serve(
+    llm: LLM,
+    args: argparse.Namespace,
+    listener: socket.socket,
+    others: hosts.Hosts | None,
+) -> int:
     options = ServeOptions(
         names=args.served_model_name or [_name(args.source)],
         api_keys=args.api_key or [],
@@ -99,8 +146,14 @@ def _serve(llm: LLM, args: argparse.Namespace, listener: socket.socket) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn hands signals back when it is done; that is not to kill us.
         signal.signal(number, server.stop)
+    if others:
+        others.when_asked_to_stop(server.stop)
     server.run([listener])
-    return 0
+    failure = app.state.admission.failure
+    if failure is None:
+        return 0
+    sys.stderr.write(f"r1jax: the server ends: {failure}\n")
+    return _FAILED
 
 
 class _Server(uvicorn.Server):
@@ -132,7 +185,17 @@ class _Server(uvicorn.Server):
         loop.call_later(self._patience, self._admission.abort)
         await super().shutdown(sockets)
 
-    def stop(self, number: int, frame: FrameType | None) -> None:
+    async def on_tick(self, counter: int) -> bool:
+        """Tells ten times a second whether to stop: an engine that failed never runs.
+
+        Its requests have been told, and have a moment to tell their clients.
+        """
+        if self._admission.failure is not None:
+            self.config.timeout_graceful_shutdown = self._patience = _SPARE_SECONDS
+            return True
+        return await super().on_tick(counter)
+
+    def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Takes a signal while uvicorn does not."""
         self.should_exit = True
 
@@ -144,11 +207,19 @@ def describe(llm: LLM, options: ServeOptions) -> str:
         "model": ", ".join(options.names),
         "parameters": f"{llm.parameter_count:,}",
         "dtype": llm.dtype,
-        "device": jax.devices()[0].device_kind,
+        "device": _devices(),
         "context": f"{llm.engine.max_model_len:,} tokens",
         "cache": f"{pages * page_size:,} tokens",
     }
     return "".join(f"{name:<12}{value}\n" for name, value in rows.items())
+
+
+def _devices() -> str:
+    """Names the devices; how many there are only where processes share them."""
+    kind, processes = jax.devices()[0].device_kind, jax.process_count()
+    if processes == 1:
+        return kind
+    return f"{kind}, {jax.device_count()} in {processes} processes"
 
 
 def invite(options: ServeOptions, address: Sequence[Any]) -> str:
@@ -230,6 +301,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--shutdown-timeout", type=_whole(0), default=5, help=_DRAIN)
     levels = ("critical", "error", "warning", "info", "debug")
     add("--uvicorn-log-level", choices=levels, default="warning", help="(%(default)s)")
+    add = parser.add_argument_group("processes", _PROCESSES).add_argument
+    add("--coordinator", metavar="HOST:PORT", help="where process 0 meets the others")
+    add("--num-processes", type=_whole(1), help="how many processes there are")
+    add("--process-id", type=_whole(0), help="which one this is, from 0")
+    add("--initialization-timeout", type=_whole(1), default=300, help=_MEET)
     add = parser.add_argument_group("engine").add_argument
     add("--dtype", help="type of the weights, such as float32 or bfloat16")
     add("--max-model-len", type=_whole(2), help="longest context, in tokens")
@@ -239,6 +315,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
     add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
     add("--strategy", choices=STRATEGIES, help=_STRATEGY)
+    add(
+        "--data-parallel-size",
+        type=_whole(1),
+        help="sets of devices, a part of the sequences each",
+    )
     add("--redundant-experts", type=_whole(1), metavar="R", help=_COPIES)
     add("--expert-loads", metavar="FILE", help=_LOADS)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
@@ -252,6 +333,12 @@ _SOURCE = (
     "an r1jax checkpoint, a Hugging Face model directory, a GGUF file, a preset or a "
     "Hugging Face name; the demonstration model if left out"
 )
+_PROCESSES = (
+    "Several processes run one program, each on its own devices: start each with the "
+    "same flags but for --process-id. Process 0 serves. On TPU slices, under Slurm and "
+    "Open MPI none of these is needed."
+)
+_MEET = "seconds that the processes wait for each other (%(default)s)"
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
 _STRATEGY = "whether a mesh serves few sequences, or many (the default)"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"

@@ -39,14 +39,18 @@ class Admission:
         self._max_queued = max_queued
         self._open: set[Generation] = set()
         self.draining = False
-        self.failure: str | None = None  # why the engine stopped working, if it did
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine stopped working, if it did."""
+        return self._engine.failure
 
     def admit(self, choices: Sequence[Choice]) -> "Generation":
         """Submits the choices of one request.
 
         Raises:
-          ApiError: 503 where the server is full or about to stop, 500 where the engine
-            has failed.
+          ApiError: 503 where the server is full or about to stop, or the engine has
+            failed.
           RequestError: The engine refuses the request.
         """
         if self.draining:
@@ -121,7 +125,7 @@ class Generation:
         """Yields (choice, delta) until every choice has finished.
 
         Raises:
-          ApiError: 500 where the engine failed, 503 where the server stops.
+          ApiError: 503 where the engine failed or the server stops.
         """
         while self._running:
             item = await self._events.get()
@@ -166,9 +170,7 @@ class Generation:
             loop.call_soon_threadsafe(self._receive, index, event)
 
     def _receive(self, index: int, event: Event) -> None:
-        """Takes the event on the loop's thread; a failure concerns everyone."""
-        if event.finish == "error":
-            self._admission.failure = event.error or "it gave no reason"
+        """Takes the event on the loop's thread."""
         self._events.put_nowait((index, event))
 
 
@@ -185,11 +187,12 @@ def stopping() -> ApiError:
 
 
 def failed(reason: str) -> ApiError:
-    """Makes the error of an engine that failed."""
+    """Makes the error of an engine that failed: this server ends, another may serve."""
     return ApiError(
-        500,
+        503,
         "the engine failed",
         reason,
-        "look at the server's log and restart it",
+        "try again later, or another server; this one's log says more",
         code="engine_error",
+        headers={"Retry-After": "5"},
     )

@@ -134,6 +134,13 @@ def test_devices_that_all_hold_every_token_give_one_result(form, rng):
     check(on_mesh(2, 4, 6, 0, form, "latency"), "uneven", EACH, 6, rng)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_replicas_of_the_experts_each_see_all_tokens(form, rng):
+    """Under the rule set that cuts experts over `tensor` alone."""
+    run = on_mesh(2, 4, 6, 0, form, "training")
+    check(run, "uneven", 2 * EACH, 6, rng)
+
+
 def test_the_number_of_tokens_decides():
     assert pick(TRAVELLERS - 1, 8) == "stay"
     assert pick(TRAVELLERS, 8) == pick(TRAVELLERS, 64) == "travel"

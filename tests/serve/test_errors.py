@@ -241,13 +241,13 @@ def test_a_long_body_is_refused_though_the_client_is_still_sending(serve, llm):
         assert site.complete(prompt="x" * 50).status_code == 200
 
 
-def test_an_error_of_the_engine_is_a_500_and_fails_the_health_check(site, llm):
+def test_a_failed_engine_is_a_503_and_fails_the_health_check(site, llm):
     llm.engine.failure = "out of memory"
-    error = error_of(site.chat(), 500)
+    error = error_of(site.chat(), 503)
     assert error["type"] == "server_error"
     assert "out of memory" in error["message"]
     assert site.client.get("/health").status_code == 503
-    error_of(site.complete(stream=True), 500)
+    error_of(site.complete(stream=True), 503)
 
 
 def test_an_error_in_mid_stream_is_an_event_and_ends_the_stream(site, llm, eventually):

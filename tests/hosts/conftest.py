@@ -1,0 +1,60 @@
+"""Real processes on one machine, each with a CPU device of its own."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from hosts.processes import ROOT, Process, Site, flags, free_port
+
+GOLDEN = ROOT / "tests" / "goldens" / "deepseek_yarn"  # 4 heads, 16 experts, 96 words
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny R1 whose words are the printable letters."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    shutil.copytree(GOLDEN, folder)
+    letters = ["Ġ", *map(chr, range(33, 127)), "Ċ"]
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[..., Process]]:
+    """Starts programs, and ends at last what is left of them."""
+    started: list[Process] = []
+
+    def start(*command: object) -> Process:
+        started.append(Process(command))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.started.kill()
+        process.wait()
+
+
+@pytest.fixture
+def serve(launch, checkpoint) -> Iterator[Callable[[int], Site]]:
+    """Serves the checkpoint from so many processes."""
+    sites: list[Site] = []
+
+    def start(count: int) -> Site:
+        group = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", count)
+        processes = [
+            launch(*flags(checkpoint), *group, "--process-id", index)
+            for index in range(count)
+        ]
+        sites.append(Site(processes))
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.client.close()
