@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tpu_compile import Comparison, Program, RefusedError, estimate
+from tpu_compile import TOPOLOGIES, Comparison, Program, RefusedError, estimate
 
 from r1jax.pallas.chips import CHIPS, Chip
 
@@ -65,7 +65,8 @@ def main() -> None:
 def _arguments(kernels: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(kernels))
-    parser.add_argument("--chip", nargs="+", choices=list(CHIPS), default=list(CHIPS))
+    chips = list(TOPOLOGIES)
+    parser.add_argument("--chip", nargs="+", choices=chips, default=chips)
     parser.add_argument("--case", default="", help="part of the cases' names")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     arguments = parser.parse_args()

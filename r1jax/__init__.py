@@ -12,6 +12,15 @@ from r1jax.errors import R1jaxError
 from r1jax.llm import LLM
 from r1jax.load import load
 from r1jax.sharding import make_mesh
+from r1jax.weights import save_expert_loads
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Delta", "R1jaxError", "SamplingParams", "load", "make_mesh"]
+__all__ = [
+    "LLM",
+    "Delta",
+    "R1jaxError",
+    "SamplingParams",
+    "load",
+    "make_mesh",
+    "save_expert_loads",
+]

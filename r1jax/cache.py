@@ -14,8 +14,18 @@ C chunks of Q tokens, one for each of the last C rows:
 Rows and tokens that a step does not need are padding: length 0, position -1. On a mesh
 that cuts sequences over D devices, tokens and rows are D such steps of one geometry,
 end to end, and page numbers count the pages of the device.
+
+A latent has no heads to cut. Where several devices work on the same sequences, each
+holds a segment of every one, and shares of the softmax are merged (layers/segments.py):
+
+    S = 4 devices, J = 3 pages a segment, home 2
+    page table   | p0 p1 p2 | p3 p4 p5 | p6 p7 .. | .. .. .. |
+    of device        2           3          0          1
+
+So a short sequence lies on its home alone, and homes spread.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,8 +42,14 @@ from r1jax.typing import Array, Int
 
 Pools = dict[str, Array]
 _LANES = 128
-# The logical axis of a pool's third dimension; the rest of a page stays whole.
-_PAGE_AXES = {"kv": "kv_heads", "key": "kv_heads", "value": "kv_heads", "latent": None}
+_HEADS = ("pages", "kv_heads")
+# The logical axes of a pool's second and third dimensions; the rest stays whole.
+_PAGE_AXES = {
+    "kv": _HEADS,
+    "key": _HEADS,
+    "value": _HEADS,
+    "latent": ("latent_pages", None),
+}
 
 
 class Geometry(NamedTuple):
@@ -63,6 +79,7 @@ class Batch:
       positions: Each token's position in its sequence; -1 for padding.
       page_table: For each row its pages in order; 0 where it has none.
       lengths: For each row the context tokens after this step; 0 for padding.
+      homes: For each row the device of its first segment; None is 0 for all.
       geometry: The static shape, on one device.
       target: What the step is compiled for.
     """
@@ -71,14 +88,37 @@ class Batch:
     positions: Int[Array, " T"]
     page_table: Int[Array, "B J"]
     lengths: Int[Array, " B"]
-    geometry: Geometry = flax.struct.field(pytree_node=False)
-    target: Target = flax.struct.field(pytree_node=False, default=PLAIN)
+    homes: Int[Array, " B"] | None = None
+    geometry: Geometry = flax.struct.field(pytree_node=False, kw_only=True)
+    target: Target = flax.struct.field(pytree_node=False, default=PLAIN, kw_only=True)
+
+    @property
+    def shards(self) -> int:
+        """How many steps of the geometry lie end to end."""
+        return len(self.tokens) // self.geometry.tokens
 
     def token_rows(self) -> Int[Array, " T"]:
         """Returns the row of each token."""
         g = self.geometry
         chunks = jnp.repeat(jnp.arange(g.decodes, g.rows), g.chunk_tokens)
-        return jnp.concatenate([jnp.arange(g.decodes), chunks])
+        rows = jnp.concatenate([jnp.arange(g.decodes), chunks])
+        firsts = g.rows * jnp.arange(self.shards)
+        return (firsts[:, None] + rows[None]).reshape(-1)
+
+    def pick(self, tokens: Array, last: Int[Array, " B"]) -> Array:
+        """Returns one token of each row, out of its own shard's tokens.
+
+        Args:
+          tokens: [T, ...].
+          last: Which of the flat tokens.
+        """
+        if self.shards == 1:
+            return tokens[last]
+        apart = tokens.reshape(self.shards, -1, *tokens.shape[1:])
+        within = last.reshape(self.shards, -1) % self.geometry.tokens
+        return jax.vmap(lambda x, at: x[at])(apart, within).reshape(
+            len(last), *tokens.shape[1:]
+        )
 
 
 def pool_shapes(
@@ -100,7 +140,7 @@ def pool_shapes(
 def pool_spec(name: str, shape: Sequence[int], on: Placement) -> PartitionSpec:
     """Returns where a pool's pages lie on a mesh."""
     rest = [None] * (len(shape) - 3)
-    return on.spec(("layers", "pages", _PAGE_AXES[name], *rest), shape)
+    return on.spec(("layers", *_PAGE_AXES[name], *rest), shape)
 
 
 def make_pools(
@@ -110,16 +150,41 @@ def make_pools(
     dtype: Any,
     target: Target = PLAIN,
 ) -> Pools:
-    """Allocates zeroed pools of `pages` pages (page 0 included) of `page_size`."""
+    """Allocates zeroed pools of `pages` pages on each device (page 0 included)."""
+    shapes = abstract_pools(config, pages, page_size, dtype, target)
+    return {
+        name: jnp.zeros(pool.shape, dtype, device=pool.sharding)
+        for name, pool in shapes.items()
+    }
 
-    def make(name: str, page: tuple[int, ...]) -> Array:
-        shape, on, where = (config.layers, pages, *page), target.placement, None
-        if on is not None:
-            where = NamedSharding(on.mesh, pool_spec(name, shape, on))
-        return jnp.zeros(shape, dtype, device=where)
 
-    shapes = pool_shapes(config, page_size, target.kernels)
-    return {name: make(name, page) for name, page in shapes.items()}
+def abstract_pools(
+    config: ModelConfig,
+    pages: int,
+    page_size: int,
+    dtype: Any,
+    target: Target = PLAIN,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of `make_pools`, and where they lie."""
+    on, made = target.placement, {}
+    for name, page in pool_shapes(config, page_size, target.kernels).items():
+        holders = on.devices(str(_PAGE_AXES[name][0])) if on else 1
+        shape = (config.layers, pages * holders, *page)
+        where = NamedSharding(on.mesh, pool_spec(name, shape, on)) if on else None
+        made[name] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where)
+    return made
+
+
+def page_bytes(
+    config: ModelConfig, page_size: int, dtype: Any, target: Target = PLAIN
+) -> int:
+    """Returns the bytes of one page of all layers on its device."""
+    shapes = abstract_pools(config, 1, page_size, dtype, target).values()
+    return sum(
+        math.prod(p.sharding.shard_shape(p.shape) if p.sharding else p.shape)
+        * p.dtype.itemsize
+        for p in shapes
+    )
 
 
 def token_bytes(config: ModelConfig, dtype: Any, kernels: bool = False) -> int:
@@ -207,7 +272,9 @@ class Context:
         b = self.batch
         position = jnp.where(b.lengths > 0, b.positions[last], -1)
         rows = Geometry(b.geometry.rows, 0, 0)
-        batch = Batch(b.tokens[last], position, b.page_table, b.lengths, rows, b.target)
+        batch = dataclasses.replace(
+            b, tokens=b.tokens[last], positions=position, geometry=rows
+        )
         return Context(self.pools, self.layer, batch)
 
     def specs(self, placement: Placement) -> "Context":
@@ -219,6 +286,7 @@ class Context:
             positions=tokens,
             page_table=placement.spec(("rows", None), b.page_table.shape),
             lengths=placement.spec(("rows",), b.lengths.shape),
+            homes=placement.spec(("rows",), b.lengths.shape),
         )
         pools: Any = {
             name: pool_spec(name, pool.shape, placement)

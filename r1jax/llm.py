@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,8 @@ from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, Event, SamplingParams, check_tokens
 from r1jax.errors import ConfigError, TextError
 from r1jax.hosts import Hosts
+from r1jax.layers import expert_places
+from r1jax.layers.expert_places import Places
 from r1jax.target import CPU, Target
 from r1jax.text.reasoning import prompt_opens_thinking
 from r1jax.text.tokenizer import Tokenizer
@@ -50,8 +52,13 @@ class LLM:
         seed: int | None = None,
         target: Target = CPU,
         hosts: Hosts | None = None,
+        places: Mapping[str, Places] | None = None,
     ) -> None:
-        """Takes over `params` (the tree of docs/weights.md, stacked)."""
+        """Takes over `params` (the tree of docs/weights.md, stacked).
+
+        `places` says where experts go that do not lie in order (see
+        `layers/expert_places.py`).
+        """
         self.name, self.config = name, config
         self.dtype = str(params["final_norm"]["scale"].dtype)
         self.default_sampling = default_sampling
@@ -59,7 +66,7 @@ class LLM:
         self.options = options
         self._tokenizer, self._seed = tokenizer, seed
         self.target, self._hosts = target, hosts
-        self._arranged = _placed(config, params, target)
+        self._arranged = _placed(config, params, target, places or {})
         self._engine_lock = threading.Lock()
 
     @property
@@ -81,10 +88,11 @@ class LLM:
     def params(self) -> PyTree:
         """The parameters as docs/weights.md draws them, layers stacked.
 
-        On a CPU the engine keeps them in another arrangement, and this is a copy.
+        On a CPU the engine keeps them in another arrangement, and so do devices whose
+        experts do not lie in order; then this is a copy.
         """
         if self.target.form != "cpu":
-            return self._arranged
+            return expert_places.restore(self._arranged)
         return model.from_cpu(self._arranged, parameters.abstract(self.config))
 
     @cached_property
@@ -129,6 +137,13 @@ class LLM:
         run = simple.whole_logits(self.config, self.target.everywhere)
         logits = run(self._arranged, simple.padded(token_ids))
         return np.asarray(logits[: len(token_ids)])
+
+    def count_routes(self, sequences: Iterable[Sequence[int]]) -> np.ndarray:
+        """Counts how often each expert is chosen; see `engine.simple.count_routes`.
+
+        `r1jax.save_expert_loads` keeps the result for `r1jax.load(expert_loads=...)`.
+        """
+        return simple.count_routes(self.config, self._arranged, sequences)
 
     def generate(
         self,
@@ -264,14 +279,17 @@ class LLM:
             self.engine.cancel(number)
 
 
-def _placed(config: ModelConfig, params: PyTree, target: Target) -> PyTree:
+def _placed(
+    config: ModelConfig, params: PyTree, target: Target, places: Mapping[str, Places]
+) -> PyTree:
     """Puts parameters where a target wants them."""
     if target.form == "cpu":
         return model.for_cpu(params)
     if target.placement is None:
         return jax.device_put(params)
     mesh, rules = target.placement.mesh, target.placement.rules
-    axes = parameters.logical_axes(config)
+    axes = expert_places.arranged_axes(parameters.logical_axes(config), places)
+    params = expert_places.arrange(params, places)
     return sharding.put(params, sharding.shardings(params, axes, mesh, rules))
 
 

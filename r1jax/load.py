@@ -1,6 +1,7 @@
 """One door: a source of weights becomes a language model that can be asked."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -11,18 +12,18 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import cache, parameters
-from r1jax.config import ModelConfig
-from r1jax.engine.loop import check_target
+from r1jax.config import MlaConfig, ModelConfig
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.hosts import Hosts
+from r1jax.layers.expert_places import Places, arrange, arranged_axes, plan_places
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
-from r1jax.sharding import Placement, make_mesh
+from r1jax.sharding import STRATEGIES, Placement, device_bytes, make_mesh, shardings
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
-from r1jax.weights import Source, open_source
+from r1jax.weights import Source, open_source, read_expert_loads
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Random weights beyond this are surely a mistake: a preset alone has no others.
@@ -34,6 +35,7 @@ def load(
     *,
     dtype: str | None = None,
     mesh: Mesh | None = None,
+    strategy: str = "throughput",
     kernels: bool | None = None,
     max_model_len: int | None = None,
     max_num_seqs: int = 8,
@@ -41,6 +43,8 @@ def load(
     page_size: int = 128,
     num_pages: int | None = None,
     memory_utilization: float | None = None,
+    redundant_experts: int = 0,
+    expert_loads: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     hosts: Hosts | None = None,
 ) -> LLM:
@@ -52,20 +56,26 @@ def load(
         demonstration model of the `demo` extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
         slow with the others, and bfloat16 elsewhere.
-      mesh: Devices to cut the model over, as `r1jax.make_mesh(1, 4)` arranges
-        them: heads, feed-forward, vocabulary and experts go over the second axis. By
-        default it runs on one device.
+      mesh: Devices to cut the model over, as `r1jax.make_mesh(data, tensor)` arranges
+        them. By default it runs on one device.
+      strategy: How the mesh is used (`r1jax.sharding.RULES`): "throughput" cuts
+        sequences over `data` and heads, feed-forward and vocabulary over `tensor`;
+        "latency" cuts these over both, for a few sequences. Experts go over all.
       kernels: Whether Pallas kernels run, or plain JAX. By default they do on TPUs that
         they are compiled for; on NVIDIA GPUs only when asked for, since they have not
         been run on one yet.
       max_model_len: Longest context in tokens; the model's own limit by default.
-      max_num_seqs: Sequences that decode at once.
-      max_num_batched_tokens: Prompt tokens of one step.
+      max_num_seqs: Sequences that decode at once, on each part of `data`.
+      max_num_batched_tokens: Prompt tokens of one step, on each part of `data`.
       page_size: Tokens in a page of the cache.
-      num_pages: Pages in the cache; by default as many as all sequences need at full
-        length, within the memory allowed.
+      num_pages: Pages in the cache of each device; by default as many as all sequences
+        need at full length, within the memory allowed.
       memory_utilization: The share of the device's memory, less the weights, that
         the cache may take: 0.9 by default, on a CPU 0.1.
+      redundant_experts: Copies of the busiest experts of each layer, to even out the
+        devices' work; on a mesh only, and with `expert_loads`.
+      expert_loads: A file of `save_expert_loads` that says how busy each expert is.
+        Without copies it puts the experts in a better order.
       seed: For a preset's random weights, and for requests that have no seed.
       hosts: The other processes of this program, as `r1jax.hosts.join` gives them;
         all must load the same, over a mesh of all their devices (by default one that
@@ -89,7 +99,8 @@ def load(
     if tokenizer is not None:
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
-    target = _target(config, mesh, kernels)
+    target = _target(config, mesh, strategy, kernels)
+    places = _places(config, target, redundant_experts, expert_loads)
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,
@@ -98,13 +109,23 @@ def load(
         num_pages=num_pages,
     )
     if num_pages is None:
-        pages = _pages(config, options, chosen, target, memory_utilization)
+        weights = _weight_bytes(config, chosen, target.placement, places)
+        pages = _pages(config, options, chosen, target, memory_utilization, weights)
         options = dataclasses.replace(options, num_pages=pages)
     if hosts is not None:
-        options = _agreed(hosts, name, config, chosen, target, options)
+        options = _agreed(hosts, name, config, chosen, target, options, places)
     recommended = _sampling(generation)
     return LLM(
-        name, config, params, tokenizer, options, recommended, seed, target, hosts
+        name,
+        config,
+        params,
+        tokenizer,
+        options,
+        recommended,
+        seed,
+        target,
+        hosts,
+        places,
     )
 
 
@@ -115,6 +136,7 @@ def _agreed(
     dtype: str,
     target: Target,
     options: EngineOptions,
+    places: dict[str, Places],
 ) -> EngineOptions:
     """Returns the options of process 0, after comparing what must be the same."""
     assert target.placement is not None
@@ -125,18 +147,71 @@ def _agreed(
         "dtype": dtype,
         "the form": target.form,
         "the mesh": dict(target.placement.mesh.shape),
+        "the strategy": target.placement.rules,
+        "the digest of the experts' places": _digest(places),
         "the version of JAX": jax.__version__,
         **{k: v for k, v in vars(options).items() if k not in pages},
     }
     return dataclasses.replace(options, **hosts.agree(settings, pages))
 
 
-def _target(config: ModelConfig, mesh: Mesh | None, kernels: bool | None) -> Target:
+def _digest(places: Mapping[str, Places]) -> str:
+    taken = hashlib.sha256()
+    for name, place in sorted(places.items()):
+        taken.update(name.encode() + place.tobytes())
+    return taken.hexdigest()
+
+
+def _target(
+    config: ModelConfig, mesh: Mesh | None, strategy: str, kernels: bool | None
+) -> Target:
+    if strategy not in STRATEGIES:
+        raise ConfigError(
+            f"strategy is {strategy!r}",
+            f"a mesh is used for {' or '.join(STRATEGIES)}",
+            "choose one of them",
+        )
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    placement = None if mesh is None else Placement(mesh, "throughput")
-    target = target_for(device.device_kind, config, placement, kernels)
-    check_target(target)
-    return target
+    placement = None if mesh is None else Placement(mesh, strategy)
+    return target_for(device.device_kind, config, placement, kernels)
+
+
+def _places(
+    config: ModelConfig,
+    target: Target,
+    redundant: int,
+    loads: str | os.PathLike[str] | None,
+) -> dict[str, Places]:
+    """Says which device holds which expert, where they do not lie in order."""
+    devices = target.placement.devices("experts") if target.placement else 1
+    if not redundant and loads is None:
+        return plan_places(config, devices)
+    asked = f"redundant_experts is {redundant} and expert_loads is {loads}"
+    if config.moe is None:
+        raise ConfigError(
+            asked, "the model is dense: it has no experts", "leave both out"
+        )
+    if devices == 1:
+        raise ConfigError(
+            asked,
+            "one device holds all experts, in any order",
+            "leave both out, or load the model on a mesh",
+        )
+    if loads is None:
+        raise ConfigError(
+            asked,
+            "nothing says which experts are busy enough to be copied",
+            "count with LLM.count_routes, save_expert_loads, and give that file",
+        )
+    most = config.moe.experts * (devices - 1)
+    if not 0 <= redundant <= most:
+        raise ConfigError(
+            asked,
+            f"{devices} devices have use for 0 to {most} copies of "
+            f"{config.moe.experts} experts: one of each on each device",
+            f"choose at most {most}; DeepSeek serves R1's 256 experts with 32",
+        )
+    return plan_places(config, devices, redundant, read_expert_loads(loads, config))
 
 
 def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
@@ -230,8 +305,9 @@ def _pages(
     dtype: str,
     target: Target,
     share: float | None,
+    weights: int,
 ) -> int:
-    """Returns how many pages the cache gets: what all sequences need, if it fits."""
+    """Returns each device's pages: what all its sequences need, if that fits."""
     on_cpu = jax.devices()[0].platform == "cpu"
     share = (0.1 if on_cpu else 0.9) if share is None else share
     if not 0 < share <= 1:
@@ -240,34 +316,57 @@ def _pages(
             "it is a share of the free memory, above 0 and at most 1",
             "choose a value such as 0.5",
         )
-    token = cache.token_bytes(config, dtype, target.kernels)
-    page_bytes = token * options.page_size
-    each = -(-options.max_model_len // options.page_size)
-    room = int(_free_bytes(config, dtype) * share / page_bytes) - 1
+    size, on = options.page_size, target.placement
+    page_bytes = cache.page_bytes(config, size, dtype, target)
+    devices = 1  # that share a sequence
+    if on and isinstance(config.attention, MlaConfig):
+        devices = on.devices("latent_pages") // on.devices("rows")
+    each = -(-options.max_model_len // (size * devices))
+    room = int(_free_bytes(weights, on) * share / page_bytes) - 1
     if room < each:
         raise ConfigError(
-            f"the cache has room for {max(room, 0) * options.page_size} tokens",
+            f"the cache has room for {max(room, 0) * devices * size} tokens",
             f"one request may need {options.max_model_len}, at "
-            f"{page_bytes // options.page_size} bytes each",
+            f"{page_bytes // size} bytes each",
             "lower max_model_len, or raise memory_utilization (now "
             f"{share}) or the memory",
         )
     return min(each * options.max_num_seqs, room) + 1
 
 
-def _free_bytes(config: ModelConfig, dtype: str) -> int:
-    """Returns the device's memory less the weights.
+def _free_bytes(weights: int, on: Placement | None) -> int:
+    """Returns a device's memory less its weights.
 
     Not what happens to be free: the pool's size is part of every compiled step, and
     one that changes from start to start would find none of them in the cache.
     """
     device = jax.local_devices()[0]
-    weights = parameters.count(config) * jax.numpy.dtype(dtype).itemsize
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES")
-        return max(pages * os.sysconf("SC_PAGE_SIZE") - weights, 0)
+        total = pages * os.sysconf("SC_PAGE_SIZE")
+        # All devices of a CPU share its memory.
+        count = on.mesh.local_mesh.size if on else 1
+        return max(total // count - weights, 0)
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
     return max(limit - weights, 0)
+
+
+def _weight_bytes(
+    config: ModelConfig,
+    dtype: str,
+    on: Placement | None,
+    places: Mapping[str, Places],
+) -> int:
+    """Returns the bytes of the weights on each device."""
+    tree = parameters.abstract(config, dtype)
+    axes = parameters.logical_axes(config)
+    for shelf in (tree, axes):
+        shelf.pop("mtp", None)
+    if on is None:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    tree = jax.eval_shape(lambda t: arrange(t, places), tree)
+    axes = arranged_axes(axes, places)
+    return device_bytes(tree, shardings(tree, axes, on.mesh, on.rules))
 
 
 def _sampling(generation: Mapping[str, Any]) -> SamplingParams:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from r1jax import quant
 from r1jax.cache import Batch, Context, Pools
 from r1jax.config import ModelConfig
 from r1jax.layers.block import Block
@@ -49,16 +50,33 @@ def forward(
     This is the plain form that every cached and batched one must equal. Map over it
     with `jax.vmap` for a batch.
     """
+    return _final_norm(config, params, _whole(config, params, tokens)[0])
+
+
+@typechecked
+def chosen_experts(
+    config: ModelConfig, params: PyTree, tokens: Int[Array, " T"]
+) -> Int[Array, "L T X"]:
+    """Runs one whole sequence; returns what the routers of the MoE layers chose."""
+    return _whole(config, params, tokens)[1]["moe_layers"]["moe"]["router"]["chosen"]
+
+
+def _whole(
+    config: ModelConfig, params: PyTree, tokens: Array
+) -> tuple[Array, dict[str, PyTree]]:
+    """Returns hidden states before the last norm, and each group's choices."""
     x = params["embed"]["embedding"][tokens]
     turn = _turn(config, jnp.arange(len(tokens)))
+    choices = {}
     for group in group_sizes(config):
         block = group_block(config, group)
 
-        def layer(x: Array, p: PyTree, block: Block = block) -> tuple[Array, None]:
-            return block.apply({"params": p}, x, turn, None)[0], None
+        def layer(x: Array, p: PyTree, block: Block = block) -> tuple[Array, PyTree]:
+            out: Any = block.apply({"params": p}, x, turn, None, mutable=["choices"])
+            return out[0][0], out[1].get("choices", {})
 
-        x, _ = _over_layers(layer, x, params[group])
-    return _final_norm(config, params, x)
+        x, choices[group] = _over_layers(layer, x, params[group])
+    return x, choices
 
 
 @typechecked
@@ -113,17 +131,20 @@ def step(
             (x, pools, _), _ = layer(carry, sliced[-1], last)
             return _final_norm(config, params, x), pools
         (x, pools, _), _ = _over_layers(layer, carry, sliced)
-    x = x if last is None else x[last]
+    x = x if last is None else batch.pick(x, last)
     return _final_norm(config, params, x), pools
 
 
-def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, None]:
-    """Scans a stacked group, or walks one that `unstack` has taken apart."""
+def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, PyTree]:
+    """Scans a stacked group, or walks one that `for_cpu` has taken apart."""
     if isinstance(stack, tuple):
         layer = jax.jit(layer)  # traced once for all the layers; XLA inlines it
+        each = []
         for p in stack:
-            carry, _ = layer(carry, p)
-        return carry, None
+            carry, more = layer(carry, p)
+            each.append(more)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each) if each else ()
+        return carry, stacked
     return jax.lax.scan(layer, carry, stack)
 
 
@@ -136,14 +157,11 @@ def _apart(stack: PyTree) -> tuple[PyTree, PyTree]:
     def whole(path: Any, leaf: Any) -> bool:
         return isinstance(leaf, QArray) or path[-2].key == "experts"
 
-    def is_leaf(leaf: Any) -> bool:
-        return isinstance(leaf, QArray)
-
     parts = [
         jax.tree_util.tree_map_with_path(
             lambda path, leaf, want=want: leaf if whole(path, leaf) == want else None,
             stack,
-            is_leaf=is_leaf,
+            is_leaf=_is_quantised,
         )
         for want in (False, True)
     ]
@@ -168,13 +186,15 @@ def for_cpu(params: PyTree) -> PyTree:
     one layer at a time; the originals can be freed as it goes.
     """
 
-    def turn(path: Any, leaf: Array) -> Any:
-        names = [k.key for k in path]
-        if names[-2:] == ["router", "kernel"]:
+    def turned(path: Any, leaf: Any) -> Any:
+        names = tuple(k.key for k in path)
+        if isinstance(leaf, QArray):
+            stacked = int(names[-2] == "experts")
+            return Turned(quant.turn(leaf, quant.summed_axis(names), stacked))
+        if names[-2:] == ("router", "kernel"):
             return jnp.asarray(leaf)
         if names[-1] == "kernel":
-            inputs = 2 if names[-2] == "o" else 1
-            rows = math.prod(leaf.shape[:inputs])
+            rows = math.prod(leaf.shape[: quant.inputs_of(names[-2])])
             return Turned(jnp.asarray(leaf.reshape(rows, -1).T))
         if names[-2] == "experts":
             flat = leaf.reshape(*leaf.shape[:2], -1)
@@ -186,7 +206,9 @@ def for_cpu(params: PyTree) -> PyTree:
     for group, size in ((g, _layers(params[g])) for g in GROUPS if g in params):
         arranged[group] = tuple(
             jax.tree_util.tree_map_with_path(
-                turn, jax.tree.map(lambda leaf, i=i: leaf[i], params[group])
+                turned,
+                jax.tree.map(lambda leaf, i=i: leaf[i], params[group]),
+                is_leaf=_is_quantised,
             )
             for i in range(size)
         )
@@ -199,28 +221,37 @@ def for_cpu(params: PyTree) -> PyTree:
 def from_cpu(arranged: PyTree, like: PyTree) -> PyTree:
     """Undoes `for_cpu`; `like` has the shape of every leaf (`parameters.abstract`)."""
 
-    def back(leaf: Any, shape: tuple[int, ...]) -> Array:
-        if isinstance(leaf, Turned):
-            return jnp.swapaxes(leaf.array, -1, -2).reshape(shape)
-        return jnp.asarray(leaf)
+    def back(path: Any, shape: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, Turned):
+            return jax.tree.map(jnp.asarray, leaf)
+        if isinstance(leaf.array, QArray):
+            names = tuple(k.key for k in path)
+            return quant.turn_back(leaf.array, quant.summed_axis(names), shape)
+        return jnp.swapaxes(leaf.array, -1, -2).reshape(shape.shape)
+
+    def mapped(shapes: PyTree, tree: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            back, shapes, tree, is_leaf=_is_quantised
+        )
 
     params = {}
     for name in like:
         if name in arranged and name not in GROUPS:
-            params[name] = _mapped(back, arranged[name], like[name], 0)
+            params[name] = mapped(like[name], arranged[name])
     for group in GROUPS:
         if group in arranged:
-            layers = [_mapped(back, p, like[group], 1) for p in arranged[group]]
+            one = jax.tree.map(_without_layers, like[group])
+            layers = [mapped(one, p) for p in arranged[group]]
             params[group] = jax.tree.map(lambda *rows: jnp.stack(rows), *layers)
     return params
 
 
-def _mapped(back: Any, tree: PyTree, like: PyTree, skip: int) -> PyTree:
-    return jax.tree.map(
-        lambda shape, leaf: back(leaf, shape.shape[skip:]),
-        like,
-        tree,
-    )
+def _without_layers(shape: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype)
+
+
+def _is_quantised(leaf: Any) -> bool:
+    return isinstance(leaf, QArray)
 
 
 def _layers(stack: PyTree) -> int:

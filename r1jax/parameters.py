@@ -15,6 +15,7 @@ from r1jax.layers.linear import Projection
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.rope import Rotation
 from r1jax.model import group_block, group_sizes
+from r1jax.quant import Scheme, quantise_tree, quantised_axes
 from r1jax.typing import Array, PyTree
 
 # Leaves that stay float32 whatever the rest is: rounding them changes expert choice.
@@ -26,17 +27,42 @@ def init(config: ModelConfig, key: Array, dtype: Any = jnp.float32) -> PyTree:
     return jax.tree.map(lambda x: x, nn.unbox(_boxed(config, key, dtype)))
 
 
-def abstract(config: ModelConfig, dtype: Any = jnp.float32) -> PyTree:
-    """Returns the tree of `jax.ShapeDtypeStruct`, allocating nothing."""
-    return jax.eval_shape(lambda: init(config, jax.random.key(0), dtype))
+def abstract(
+    config: ModelConfig, dtype: Any = jnp.float32, scheme: Scheme | None = None
+) -> PyTree:
+    """Returns the tree of `jax.ShapeDtypeStruct`, allocating nothing.
+
+    Args:
+      config: The model.
+      dtype: Of the plain leaves, but for those that are always float32.
+      scheme: What is stored in few bits: `QArray`s of shapes at those leaves.
+    """
+
+    def make() -> PyTree:
+        return quantise_tree(init(config, jax.random.key(0), dtype), scheme)
+
+    return jax.eval_shape(make)
 
 
-def logical_axes(config: ModelConfig) -> PyTree:
-    """Returns the tree with a tuple of logical axis names at each leaf."""
+def logical_axes(config: ModelConfig, scheme: Scheme | None = None) -> PyTree:
+    """Returns the tree with a tuple of logical axis names at each leaf.
+
+    Where a scheme stores a leaf in few bits it is a `QArray` of two such tuples.
+    """
     boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0), jnp.float32))
     boxes = jax.tree.leaves(boxed, is_leaf=_is_box)
     assert all(_is_box(box) for box in boxes)
-    return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=_is_box)
+    axes = jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=_is_box)
+    return quantised_axes(axes, scheme)
+
+
+def nbytes(
+    config: ModelConfig, dtype: Any = jnp.float32, scheme: Scheme | None = None
+) -> int:
+    """Returns the bytes of the main model (without the MTP layers); int4 is packed."""
+    tree = {k: v for k, v in abstract(config, dtype, scheme).items() if k != "mtp"}
+    bits = jax.dtypes.itemsize_bits
+    return -(-sum(x.size * bits(x.dtype) for x in jax.tree.leaves(tree)) // 8)
 
 
 def count(config: ModelConfig) -> int:

@@ -1,23 +1,35 @@
 """Weights of few bits: values and their scales, one leaf of the parameter tree.
 
-Scales never touch a weight: they multiply sums, one for each column of a matrix. So a
-quantised kernel stands at the same path as a plain one, and whoever multiplies by it
-asks what it is.
+A quantised kernel stands at the same path as a plain one, and whoever multiplies by it
+asks what it is. A `Scheme` says which part of a model is stored in which form.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from r1jax.typing import Array, Float, PyTree
+from r1jax.errors import ConfigError
+from r1jax.pallas import dequant
+from r1jax.pallas.dequant import Scaling
+from r1jax.rounding import round_to, spread
+from r1jax.typing import Array, PyTree
 
-_LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0}
+# int8 and fp8: a scale for each column. fp8_blocks: one for each 128 x 128, as in
+# DeepSeek's releases. int4: one for each 256 weights along the sum.
+FORMS = ("int8", "fp8", "fp8_blocks", "int4")
+PARTS = ("attention", "dense", "experts")
 # Kernels that are worth it; the others are small, or products want them whole.
 _PROJECTIONS = ("q", "k", "v", "o", "q_down", "q_up", "kv_down", "gate_up", "down")
 _GATE_UP = "gate_up"
+_FLOATS = ("float32", "bfloat16", "float16")
+
+Path = tuple[str, ...]
 
 
 @flax.struct.dataclass
@@ -27,103 +39,302 @@ class QArray:
     Attributes:
       values: The stored numbers: matrices [..., inputs, outputs], as kernels read them.
         A dense gate_up is two of them, [L, 2, D, F]; experts' are [L, E, D, 2, F].
-      scales: float32, as `values` without the axis of the inputs.
+      scales: float32. One for each column: as `values` without the axis of the inputs.
+        One for each block: the numbers of blocks in the place of the axes' sizes.
     """
 
     values: Array
     scales: Array
 
-
-def quantise(array: Array, summed: int, dtype: str = "int8") -> QArray:
-    """Rounds an array to few bits, a scale for each column.
-
-    Args:
-      array: What is quantised.
-      summed: The axis that products sum over, counted from the end.
-      dtype: int8 or float8_e4m3fn.
-    """
-    most = _LARGEST[dtype]
-    wide = array.astype(jnp.float32)
-    scales = jnp.maximum(jnp.max(jnp.abs(wide), axis=summed), 1e-20) / most
-    values = wide / jnp.expand_dims(scales, summed)
-    if jnp.issubdtype(jnp.dtype(dtype), jnp.integer):
-        values = jnp.round(values)
-    return QArray(values.astype(dtype), scales)
+    @property
+    def form(self) -> str:
+        """One of `FORMS`."""
+        blocked = self.scales.ndim == self.values.ndim
+        forms = {"int8": "int8", "int4": "int4"}
+        return forms.get(self.values.dtype.name, "fp8_blocks" if blocked else "fp8")
 
 
-def widen(array: QArray, summed: int) -> Float[Array, "..."]:
-    """Returns the float32 numbers that a quantised array stands for."""
-    return array.values.astype(jnp.float32) * jnp.expand_dims(array.scales, summed)
+@dataclass(frozen=True)
+class Scheme:
+    """Which part of a model is stored in which of `FORMS`; None leaves it plain.
 
+    Norms, router, biases, embedding, head, `k_up` and `v_up` are always plain.
 
-def quantise_layers(group: PyTree, dtype: str = "int8") -> PyTree:
-    """Quantises the large kernels of a stacked group of layers (docs/weights.md)."""
-
-    def one(path: Any, leaf: Array) -> Any:
-        found = _kind(path)
-        if found == "experts":
-            return quantise(leaf, _summed(path), dtype)
-        if found == "projection":
-            return quantise(_as_matrices(path, leaf), -2, dtype)
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(one, group)
-
-
-def quantised_axes(group: PyTree) -> PyTree:
-    """Returns the logical axes of what `quantise_layers` makes.
-
-    Args:
-      group: The axes of the plain group.
+    Attributes:
+      attention: The projections of attention.
+      dense: Feed-forward layers, and the experts that every token uses.
+      experts: The routed experts.
     """
 
-    def one(path: Any, names: tuple[str | None, ...]) -> Any:
-        found = _kind(path)
-        if not found:
+    attention: str | None = None
+    dense: str | None = None
+    experts: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+          ConfigError: A form is unknown.
+        """
+        for part in PARTS:
+            form = getattr(self, part)
+            if form is not None and form not in FORMS:
+                raise ConfigError(
+                    f"{part} weights in {form!r}",
+                    f"weights of few bits are {', '.join(FORMS)}",
+                    "choose one of them, or leave them plain",
+                )
+
+    def form(self, path: Path) -> str | None:
+        """Returns how the leaf at a path is stored; None is plain."""
+        part = part_of(path)
+        return getattr(self, part) if part else None
+
+
+def scheme(dtype: str, experts: bool = True) -> Scheme | None:
+    """Returns what a `--dtype` means; None for plain weights.
+
+    Args:
+      dtype: One of `FORMS`, or a float type. With int4 attention is int8, and so are
+        dense layers beside experts.
+      experts: Whether the model has experts. Without them int4 means its feed-forward.
+
+    Raises:
+      ConfigError: The name is unknown.
+    """
+    if dtype in _FLOATS:
+        return None
+    if dtype not in FORMS:
+        raise ConfigError(
+            f"dtype is {dtype!r}",
+            f"weights are kept as {', '.join((*_FLOATS, *FORMS))}",
+            "choose one of them",
+        )
+    if dtype != "int4":
+        return Scheme(dtype, dtype, dtype if experts else None)
+    return Scheme("int8", "int8", "int4") if experts else Scheme("int8", "int4")
+
+
+def scheme_of(params: PyTree) -> Scheme | None:
+    """Returns the scheme that parameters (or their shapes) follow; None if plain."""
+    found: dict[str, str] = {}
+
+    def note(path: Path, leaf: Any) -> None:
+        if isinstance(leaf, QArray):
+            found[part_of(path)] = leaf.form
+
+    _over(note, params, _is_quantised)
+    return Scheme(**found) if found else None
+
+
+def part_of(path: Path) -> str:
+    """Returns which of `PARTS` the leaf at a path belongs to; "" where always plain."""
+    if path[-2:-1] == ("experts",):
+        return "experts"
+    if path[-1:] != ("kernel",) or path[-2] not in _PROJECTIONS:
+        return ""
+    return "attention" if path[-3:-2] == ("attention",) else "dense"
+
+
+def quantise(array: Any, summed: int, form: str) -> QArray:
+    """Rounds an array (JAX or numpy) to few bits; see `rounding.round_to`."""
+    return QArray(*round_to(array, summed, form))
+
+
+def widen(array: QArray, summed: int) -> Any:
+    """Returns the float32 numbers (JAX or numpy) that a quantised array stands for."""
+    scales = spread(array.scales, array.values.shape, summed, scaling_of(array, summed))
+    return array.values.astype(np.float32) * scales
+
+
+def factors(array: QArray, summed: int, dtype: Any) -> tuple[Array, Array | None]:
+    """Returns the weights to multiply by, and what then multiplies the sums.
+
+    A column's scale multiplies its sum, and the weights are the stored numbers, which
+    every dtype holds exactly. Blocks' scales multiply the weights; then there is
+    nothing to multiply sums by.
+
+    Args:
+      array: What is multiplied by, in plain JAX.
+      summed: The axis that the product sums over, counted from the end.
+      dtype: Of the weights.
+    """
+    if array.scales.ndim == array.values.ndim:
+        return widen(array, summed).astype(dtype), None
+    return array.values.astype(dtype), array.scales
+
+
+def scaling_of(array: QArray, summed: int) -> Scaling:
+    """Returns how many weights share a scale; depth 0 is a whole column.
+
+    Turned matrices, which sum over their last axis, have blocks of one column.
+    """
+    kind = dequant.FORMS[array.form].scaling
+    assert kind is not None
+    return Scaling(kind.depth, 1) if summed == -1 else kind
+
+
+def turn(array: QArray, summed: int, stacked: int) -> QArray:
+    """Lays matrices as one, [*stacked, outputs, inputs].
+
+    Scales become [*stacked, outputs], or one for each block of an output's inputs: the
+    last blocks of columns of two matrices need not fit together.
+
+    Args:
+      array: Of the layout that `QArray` describes.
+      summed: The axis of the inputs, counted from the end.
+      stacked: How many leading axes stay.
+    """
+
+    def joined(part: Any) -> Any:
+        moved = jnp.moveaxis(part, summed, -1)
+        return moved.reshape(*part.shape[:stacked], -1, moved.shape[-1])
+
+    values, scales = joined(array.values), array.scales
+    if scales.ndim < array.values.ndim:
+        return QArray(values, scales.reshape(*scales.shape[:stacked], -1))
+    width, columns = scaling_of(array, summed).width, array.values.shape[-1]
+    each = jnp.repeat(scales, width, axis=-1)[..., :columns]
+    return QArray(values, joined(each))
+
+
+def turn_back(array: QArray, summed: int, like: QArray) -> QArray:
+    """Undoes `turn`; `like` has the shapes."""
+
+    def parted(part: Any, shape: Sequence[int]) -> Any:
+        moved = list(shape)
+        moved.append(moved.pop(summed))
+        return jnp.moveaxis(part.reshape(moved), -1, summed)
+
+    shape, scales = like.values.shape, array.scales
+    values = parted(array.values, shape)
+    if len(like.scales.shape) < len(shape):
+        return QArray(values, scales.reshape(like.scales.shape))
+    depth = like.scales.shape[summed]
+    each = [depth if i == len(shape) + summed else n for i, n in enumerate(shape)]
+    width = scaling_of(like, summed).width
+    return QArray(values, parted(scales, each)[..., ::width])
+
+
+def quantise_leaf(path: Path, leaf: Any, form: str) -> QArray:
+    """Rounds one large kernel (JAX or numpy), as drawn in docs/weights.md.
+
+    Args:
+      path: Where it stands.
+      leaf: The kernel, with any number of stacked axes in front.
+      form: One of `FORMS`.
+    """
+    return quantise(as_matrices(path, leaf), summed_axis(path), form)
+
+
+def quantise_tree(params: PyTree, scheme: Scheme | None) -> PyTree:
+    """Rounds a tree of plain parameters as a scheme says."""
+    if scheme is None:
+        return params
+
+    def one(path: Path, leaf: Any) -> Any:
+        form = scheme.form(path)
+        return quantise_leaf(path, leaf, form) if form else leaf
+
+    return _over(one, params)
+
+
+def widen_tree(params: PyTree, like: PyTree) -> PyTree:
+    """Undoes `quantise_tree`, up to what rounding took: the plain float32 tree.
+
+    Args:
+      params: Parameters, some in few bits.
+      like: The plain tree, or its shapes.
+    """
+
+    def one(path: Path, plain: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, QArray):
+            return leaf
+        wide = widen(leaf, summed_axis(path))
+        if part_of(path) != "experts" and path[-2] == _GATE_UP:
+            wide = wide.swapaxes(-3, -2)
+        return wide.reshape(plain.shape)
+
+    return _over(one, like, None, params)
+
+
+def quantised_axes(axes: PyTree, scheme: Scheme | None) -> PyTree:
+    """Returns the logical axes of what `quantise_tree` makes.
+
+    Blocks of an axis are cut where the axis is.
+
+    Args:
+      axes: Those of the plain tree.
+      scheme: How it is stored.
+    """
+    if scheme is None:
+        return axes
+
+    def one(path: Path, names: tuple[str | None, ...]) -> Any:
+        form = scheme.form(path)
+        if not form:
             return names
-        if found == "projection":
+        if part_of(path) != "experts":
             names = _matrix_axes(path, names)
-        summed = _summed(path) if found == "experts" else -2
         kept = list(names)
-        del kept[summed]
+        if not dequant.FORMS[form].scaling.depth:  # type: ignore[union-attr]
+            del kept[summed_axis(path)]
         parts: tuple[Any, Any] = (tuple(names), tuple(kept))
         return QArray(*parts)
 
-    return jax.tree_util.tree_map_with_path(
-        one, group, is_leaf=lambda x: isinstance(x, tuple)
-    )
+    return _over(one, axes, lambda x: isinstance(x, tuple))
 
 
-def _kind(path: Any) -> str:
-    names = [key.key for key in path]
-    if names[-2] == "experts":
-        return "experts"
-    is_projection = names[-1] == "kernel" and names[-2] in _PROJECTIONS
-    return "projection" if is_projection else ""
+def summed_axis(path: Path) -> int:
+    """Returns the axis that products with a quantised leaf sum over, from the end."""
+    return -3 if path[-2:] == ("experts", _GATE_UP) else -2
 
 
-def _summed(path: Any) -> int:
-    """Returns the axis that experts' products sum over."""
-    return -3 if path[-1].key == _GATE_UP else -2
-
-
-def _as_matrices(path: Any, kernel: Array) -> Array:
-    """Lays a stacked kernel [L, *inputs, *outputs] as matrices."""
-    name = path[-2].key
+def as_matrices(path: Path, kernel: Any) -> Any:
+    """Lays a kernel [..., *inputs, *outputs] as matrices; experts' already are."""
+    if part_of(path) == "experts":
+        return kernel
+    name = path[-2]
     if name == _GATE_UP:
-        return jnp.swapaxes(kernel, 1, 2)
-    rows = math.prod(kernel.shape[1 : 1 + inputs_of(name)])
-    return kernel.reshape(len(kernel), rows, -1)
+        return kernel.swapaxes(-3, -2)
+    stacked = kernel.ndim - _axes_of(name)
+    rows = math.prod(kernel.shape[stacked : stacked + inputs_of(name)])
+    return kernel.reshape(*kernel.shape[:stacked], rows, -1)
 
 
-def _matrix_axes(path: Any, names: tuple[str | None, ...]) -> tuple[str | None, ...]:
+def _matrix_axes(path: Path, names: tuple[str | None, ...]) -> tuple[str | None, ...]:
     """Returns the axes of the matrices: where several were joined, the major one."""
-    name = path[-2].key
+    name = path[-2]
     if name == _GATE_UP:
-        return (names[0], names[2], names[1], names[3])
-    return (names[0], names[1], names[1 + inputs_of(name)])
+        return (*names[:-3], names[-2], names[-3], names[-1])
+    stacked = len(names) - _axes_of(name)
+    first = names[stacked]
+    return (*names[:stacked], first, names[stacked + inputs_of(name)])
 
 
 def inputs_of(name: str) -> int:
     """Returns over how many axes a projection of this name sums."""
     return 2 if name == "o" else 1
+
+
+def _axes_of(name: str) -> int:
+    """Returns how many axes a projection of this name has, without stacked ones."""
+    return 2 if name in ("q_down", "kv_down", "down") else 3
+
+
+def _is_quantised(leaf: Any) -> bool:
+    return isinstance(leaf, QArray)
+
+
+def _over(
+    function: Callable[..., Any],
+    tree: PyTree,
+    is_leaf: Callable[[Any], bool] | None = None,
+    *others: PyTree,
+) -> PyTree:
+    """Maps a function of a leaf's path, as names, the leaf, and those of like trees."""
+
+    def named(path: Any, *leaves: Any) -> Any:
+        return function(tuple(key.key for key in path), *leaves)
+
+    return jax.tree_util.tree_map_with_path(named, tree, *others, is_leaf=is_leaf)

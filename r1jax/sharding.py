@@ -19,7 +19,8 @@ from r1jax.errors import ShardingError
 from r1jax.typing import PyTree
 
 # Every logical axis that a parameter can have, and those of a step's arrays: its flat
-# tokens, its rows (sequences), the cache's pages.
+# tokens, its rows (sequences), the cache's pages (of heads' keys and values, or of
+# latents, which have no heads to cut).
 AXES: Final = (
     "layers",
     "vocab",
@@ -39,34 +40,52 @@ AXES: Final = (
     "tokens",
     "rows",
     "pages",
+    "latent_pages",
 )
 
 MESH_AXES: Final = ("data", "tensor")
 
+_ALL: Final = ("data", "tensor")
+
 # A rule set sends logical axes to mesh axes; what it does not name stays whole.
 RULES: Final[Mapping[str, Mapping[str, str | tuple[str, ...]]]] = {
-    # Heads, feed-forward and vocabulary are cut, experts lie whole on one device each;
-    # every device sees every token and the partial results are summed.
-    "tensor": {
+    # For a few sequences: every device works on all of them. Heads, feed-forward and
+    # vocabulary are cut over all devices, latents along the sequence.
+    "latency": {
+        "latent_pages": _ALL,
+        "vocab": _ALL,
+        "heads": _ALL,
+        "kv_heads": _ALL,
+        "mlp": _ALL,
+        "experts": _ALL,
+    },
+    # For many: sequences and their cache are cut over data, heads and feed-forward over
+    # tensor, latents along the sequence over tensor too.
+    "throughput": {
+        "tokens": "data",
+        "rows": "data",
+        "pages": "data",
+        "latent_pages": _ALL,
+        "vocab": "tensor",
+        "heads": "tensor",
+        "kv_heads": "tensor",
+        "mlp": "tensor",
+        "experts": _ALL,
+    },
+    # Parameters are cut over data as well, along the model's width, and gathered where
+    # they are used; there is no cache.
+    "training": {
+        "tokens": "data",
+        "rows": "data",
+        "embed": "data",
         "vocab": "tensor",
         "heads": "tensor",
         "kv_heads": "tensor",
         "mlp": "tensor",
         "experts": "tensor",
     },
-    # Sequences and their cache are cut over data, heads and feed-forward over tensor,
-    # experts lie whole on one device each, of all there are.
-    "throughput": {
-        "tokens": "data",
-        "rows": "data",
-        "pages": "data",
-        "vocab": "tensor",
-        "heads": "tensor",
-        "kv_heads": "tensor",
-        "mlp": "tensor",
-        "experts": ("data", "tensor"),
-    },
 }
+STRATEGIES: Final = ("latency", "throughput")  # those that serve
 
 
 def make_mesh(data: int, tensor: int) -> Mesh:
@@ -157,6 +176,12 @@ class Placement:
         """Resolves one array's logical axes; see `spec`."""
         return spec(axes, shape, self.mesh, self.rules)
 
+    def sharding(
+        self, axes: Sequence[str | None], shape: Sequence[int]
+    ) -> NamedSharding:
+        """Resolves one array's logical axes on the mesh; see `spec`."""
+        return NamedSharding(self.mesh, self.spec(axes, shape))
+
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
         """Returns the mesh axes that a logical axis is cut over."""
         return mesh_axes(axis, self.rules)
@@ -164,6 +189,12 @@ class Placement:
     def devices(self, axis: str) -> int:
         """Returns over how many devices a logical axis is cut."""
         return math.prod(self.mesh.shape[name] for name in self.mesh_axes(axis))
+
+    @property
+    def segment_axes(self) -> tuple[str, ...]:
+        """The mesh axes over which latents are cut along their sequence."""
+        rows = self.mesh_axes("rows")
+        return tuple(n for n in self.mesh_axes("latent_pages") if n not in rows)
 
     def on_each(
         self, function: Callable[..., Any], inputs: PyTree, outputs: PyTree

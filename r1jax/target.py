@@ -10,7 +10,7 @@ from typing import Literal
 
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1jax.config import GqaConfig, ModelConfig
+from r1jax.config import GqaConfig, MlaConfig, ModelConfig
 from r1jax.errors import ConfigError
 from r1jax.pallas.backend import REFERENCE, Backend, for_device
 from r1jax.pallas.chips import CHIPS
@@ -28,7 +28,7 @@ class Target:
       form: "plain" is JAX alone, on any device; "cpu" attends row by row over weights
         that `model.for_cpu` has arranged; "kernels" runs the kernels of `r1jax.pallas`,
         over a cache that is laid out for them.
-      backend: Which kernels.
+      backend: Which kernels; or their meanings in plain JAX, which run anywhere.
       placement: The mesh, if there is one. Kernels need to know: they see one device's
         part each. XLA alone cuts the plain form by its arguments' shardings.
     """
@@ -88,9 +88,12 @@ def target_for(
             _LOG.warning("no kernels on %s: %s", kind, trouble)
     if kernels:
         return Target("kernels", for_device(kind), placement)
-    if kind == "cpu" and placement is None:
-        return CPU
-    return Target("plain", REFERENCE, placement)
+    if placement is None:
+        return CPU if kind == "cpu" else PLAIN
+    latent = isinstance(config.attention, MlaConfig)
+    # The plain form sees one set of sequences, and the whole of their cache.
+    cut = placement.devices("latent_pages" if latent else "rows") > 1
+    return Target("kernels" if cut else "plain", REFERENCE, placement)
 
 
 def _trouble(kind: str, config: ModelConfig) -> str:

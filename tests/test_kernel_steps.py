@@ -12,9 +12,9 @@ import pytest
 from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
 from r1jax.errors import ConfigError
+from r1jax.layers import expert_places
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
-from r1jax.quant import QArray
 from r1jax.target import PLAIN, Target, target_for
 
 PAGE, COLUMNS = 16, 24
@@ -25,11 +25,12 @@ LONG = Geometry(decodes=2, chunks=1, chunk_tokens=256)
 
 @functools.cache
 def config_of(family):
-    """A toy whose heads fill registers, as the real models' do."""
+    """A toy whose heads fill registers, as the real models' do, and any mesh cuts."""
     config = preset(f"tiny-{family}")
-    if family == "r1":
-        return config
-    attention = dataclasses.replace(config.attention, head_dim=64)
+    sizes = dict(heads=8)
+    if family != "r1":
+        sizes = dict(heads=16, kv_heads=8, head_dim=64)
+    attention = dataclasses.replace(config.attention, **sizes)
     return dataclasses.replace(config, attention=attention)
 
 
@@ -42,27 +43,8 @@ def params_of(family):
 @functools.cache
 def quantised(family):
     """The toy with int8 kernels, and the plain tree that these stand for."""
-    few, wide = dict(params_of(family)), dict(params_of(family))
-    for group in model.group_sizes(config_of(family)):
-        few[group] = quant.quantise_layers(few[group])
-        wide[group] = jax.tree.map(
-            widened,
-            few[group],
-            params_of(family)[group],
-            is_leaf=lambda leaf: isinstance(leaf, QArray),
-        )
-    return few, wide
-
-
-def widened(leaf, like):
-    if not isinstance(leaf, QArray):
-        return leaf
-    if leaf.values.ndim == 5:  # experts' gate and up
-        return quant.widen(leaf, -3)
-    wide = quant.widen(leaf, -2)
-    if wide.ndim == 4 and like.shape[2] == 2:  # a dense gate and up: two matrices
-        wide = jnp.swapaxes(wide, 1, 2)
-    return wide.reshape(like.shape)
+    few = quant.quantise_tree(params_of(family), quant.scheme("int8"))
+    return few, quant.widen_tree(few, params_of(family))
 
 
 @functools.cache
@@ -90,11 +72,12 @@ def schedule(g):
     return steps + [(decodes, None) for decodes in ends]
 
 
-def arrays_of(g, decodes, chunk, table_of):
-    """Returns tokens, positions, pages and lengths, and where each row's tokens lie."""
+def arrays_of(g, decodes, chunk, table_of, home_of=(0, 0)):
+    """Returns a step's arrays, and where each row's tokens lie."""
     tokens, positions = np.zeros(g.tokens, np.int32), np.full(g.tokens, -1, np.int32)
     table = np.zeros((g.rows, COLUMNS), np.int32)
-    lengths, rows = np.zeros(g.rows, np.int32), []
+    lengths, homes = np.zeros((2, g.rows), np.int32)
+    rows = []
     for i, (who, at) in enumerate(decodes):
         rows.append((i, i, who, at, 1))
     if chunk:
@@ -103,23 +86,31 @@ def arrays_of(g, decodes, chunk, table_of):
         tokens[place : place + count] = sequences()[who][start : start + count]
         positions[place : place + count] = np.arange(start, start + count)
         table[row], lengths[row] = table_of[who], start + count
-    return (tokens, positions, table, lengths), rows
+        homes[row] = home_of[who]
+    return (tokens, positions, table, lengths, homes), rows
 
 
 def pages_of(rng):
-    """Gives each sequence pages of its own, in no order; page 0 is nobody's."""
+    """Gives each sequence pages of its own, in no order; page 0 is nobody's.
+
+    Where devices share sequences a page number may occur on each of them, and does.
+    """
     pages = 1 + rng.permutation(2 * COLUMNS)
     return np.split(pages.astype(np.int32), 2)
 
 
-def check(family, target, g, params=None, devices=1, few=False):
-    """Feeds both sequences on every data shard and compares each hidden state."""
+def check(family, target, g, params=None, few=False):
+    """Feeds both sequences on every data shard and compares each hidden state.
+
+    Half of the shards are one step behind, so that their loops differ.
+    """
     config, rng = config_of(family), np.random.default_rng(1)
     params = params_of(family) if params is None else params
-    answers = wanted(family, few)
+    answers, on = wanted(family, few), target.placement
+    devices = on.devices("rows") if on else 1
     tables = [pages_of(rng) for _ in range(devices)]
-    pages = devices * (1 + 2 * COLUMNS)
-    pools = make_pools(config, pages, PAGE, jnp.float32, target)
+    homes = rng.integers(0, on.mesh.size if on else 1, (devices, 2))
+    pools = make_pools(config, 1 + 2 * COLUMNS, PAGE, jnp.float32, target)
     pools = {n: pool.at[:, :].set(jnp.nan) for n, pool in pools.items()}
     if target.kernels:  # padding lanes of latents are zero, whoever owns them
         width = getattr(config.attention, "latent_dim", None)
@@ -128,8 +119,12 @@ def check(family, target, g, params=None, devices=1, few=False):
         lambda params, pools, batch: model.step(config, params, pools, batch),
         donate_argnums=1,
     )
-    for decodes, chunk in schedule(g):
-        shards = [arrays_of(g, decodes, chunk, table) for table in tables]
+    steps = [*schedule(g), ([], None)]
+    for now, before in zip(steps, [([], None), *steps], strict=False):
+        shards = [
+            arrays_of(g, *(before if i % 2 else now), tables[i], homes[i])
+            for i in range(devices)
+        ]
         joined = (np.concatenate(a) for a in zip(*(a for a, _ in shards), strict=True))
         batch = Batch(*map(jnp.asarray, joined), geometry=g, target=target)
         hidden, pools = run(params, pools, batch)
@@ -155,15 +150,18 @@ def test_simulated_kernels_give_the_whole_sequence(family, g):
     check(family, Target("kernels", interpreted("v6e")), g)
 
 
+SPLITS = [(d, t) for d in (1, 2, 4, 8) for t in (1, 2, 4, 8) if d * t <= 8]
+MESHES = [("latency", 2, 1), ("throughput", 2, 2)]
+OTHERS = [
+    *[("latency", *split) for split in [(1, 1), (1, 2), (1, 4), (2, 2), (2, 4)]],
+    *[("throughput", *split) for split in SPLITS if split != (2, 2)],
+]
+
+
 @pytest.mark.parametrize("family", ["r1", "qwen2"])
 @pytest.mark.parametrize(
     ("rules", "data", "tensor"),
-    [
-        ("tensor", 1, 2),
-        ("throughput", 1, 2),
-        ("throughput", 2, 2),
-        ("throughput", 4, 1),
-    ],
+    [*MESHES, *[pytest.param(*mesh, marks=pytest.mark.slow) for mesh in OTHERS]],
 )
 @pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
 def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
@@ -173,21 +171,33 @@ def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
     axes = parameters.logical_axes(config)
     where = sharding.shardings(params_of(family), axes, mesh, rules)
     cut = jax.device_put(params_of(family), where)
-    check(family, Target("kernels", REFERENCE, placement), g, cut, data)
+    check(family, Target("kernels", REFERENCE, placement), g, cut)
+
+
+@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+def test_copies_of_experts_give_the_whole_sequence(g):
+    config, params = config_of("r1"), params_of("r1")
+    loads = np.tile(1 / (1 + np.arange(16)), (2, 1))
+    places = expert_places.plan_places(config, 4, 3, loads)
+    axes = expert_places.arranged_axes(parameters.logical_axes(config), places)
+    arranged = expert_places.arrange(params, places)
+    placement = sharding.Placement(sharding.make_mesh(2, 2), "throughput")
+    where = sharding.shardings(arranged, axes, placement.mesh, placement.rules)
+    cut = jax.device_put(arranged, where)
+    check("r1", Target("kernels", REFERENCE, placement), g, cut, 2)
 
 
 @pytest.mark.parametrize("family", ["r1", "qwen2"])
 @pytest.mark.parametrize("data", [0, 2], ids=["alone", "on a mesh"])
 def test_weights_of_few_bits_multiply_as_what_they_stand_for(family, data):
-    params, axes = quantised(family)[0], parameters.logical_axes(config_of(family))
+    params = quantised(family)[0]
     if not data:
         return check(family, Target("kernels", REFERENCE), FEW, params, few=True)
-    for group in model.group_sizes(config_of(family)):
-        axes[group] = quant.quantised_axes(axes[group])
+    axes = parameters.logical_axes(config_of(family), quant.scheme("int8"))
     placement = sharding.Placement(sharding.make_mesh(data, 2), "throughput")
     where = sharding.shardings(params, axes, placement.mesh, placement.rules)
     target = Target("kernels", REFERENCE, placement)
-    return check(family, target, FEW, jax.device_put(params, where), data, few=True)
+    return check(family, target, FEW, jax.device_put(params, where), few=True)
 
 
 LLAMA, TOY = preset("distill-llama-8b"), preset("tiny-llama")

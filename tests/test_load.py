@@ -1,5 +1,7 @@
 """One door, on one device or a mesh."""
 
+import jax
+import numpy as np
 import pytest
 
 import r1jax
@@ -8,29 +10,99 @@ from r1jax import sharding
 from r1jax.errors import ConfigError, ShardingError
 
 GREEDY = r1jax.SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-SIZES = dict(max_model_len=128, max_num_seqs=2, max_num_batched_tokens=64, page_size=16)
+SIZES = dict(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=64, page_size=16)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "deepseek_plain"])
-@pytest.mark.parametrize("devices", [None, 2], ids=["alone", "on two devices"])
-def test_a_checkpoint_answers_on_any_mesh_as_transformers_does(name, devices):
-    mesh = devices and sharding.make_mesh(1, devices)
-    llm = r1jax.load(ROOT / name, mesh=mesh, **SIZES)
+@pytest.mark.parametrize(
+    ("name", "strategy", "mesh"),
+    [
+        ("qwen3", "throughput", None),
+        ("qwen3", "throughput", (2, 2)),
+        ("qwen3", "latency", (1, 2)),
+        ("deepseek_plain", "throughput", None),
+        ("deepseek_plain", "throughput", (2, 2)),
+        ("deepseek_plain", "latency", (2, 2)),
+        pytest.param("deepseek_plain", "throughput", (4, 1), marks=pytest.mark.slow),
+        pytest.param("deepseek_plain", "throughput", (1, 4), marks=pytest.mark.slow),
+        pytest.param("deepseek_yarn", "throughput", (2, 4), marks=pytest.mark.slow),
+        pytest.param("deepseek_yarn", "latency", (1, 4), marks=pytest.mark.slow),
+        pytest.param("llama", "throughput", (4, 2), marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkpoint_answers_on_any_mesh_as_transformers_does(name, strategy, mesh):
+    devices = mesh and sharding.make_mesh(*mesh)
+    llm = r1jax.load(ROOT / name, mesh=devices, strategy=strategy, **SIZES)
     kernel = llm.params["dense_layers"]["attention"]["o"]["kernel"]
-    assert len(kernel.devices()) == (devices or 1)
+    assert len(kernel.devices()) == (mesh[0] * mesh[1] if mesh else 1)
     wanted = golden(name)
-    prompts = [prompt.tolist() for prompt in wanted.prompts[:2]]
+    prompts = [prompt.tolist() for prompt in wanted.prompts]
     answers = llm.generate(prompts, GREEDY)
     llm.close()
     for answer, right in zip(answers, wanted.continuations, strict=False):
         assert list(answer.token_ids) == right[:6]
 
 
-def test_a_mesh_that_cuts_sequences_is_refused():
-    with pytest.raises(ConfigError, match="cuts sequences over 2 devices"):
-        r1jax.load(ROOT / "qwen3", mesh=sharding.make_mesh(2, 2), **SIZES)
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(ConfigError, match="strategy is 'training'"):
+        r1jax.load(ROOT / "qwen3", strategy="training", **SIZES)
 
 
 def test_a_mesh_that_heads_do_not_divide_is_refused():
     with pytest.raises(ShardingError, match="over 8 devices"):
         r1jax.load(ROOT / "qwen3", mesh=sharding.make_mesh(1, 8), **SIZES)
+
+
+MOE = "deepseek_plain"
+
+
+@pytest.fixture
+def counted(tmp_path):
+    """The loads of two prompts, counted on one device."""
+    llm = r1jax.load(ROOT / MOE, **SIZES)
+    loads = llm.count_routes([prompt.tolist() for prompt in golden(MOE).prompts[:2]])
+    r1jax.save_expert_loads(tmp_path / "loads.json", llm.config, loads)
+    return llm, tmp_path / "loads.json"
+
+
+def test_experts_placed_by_their_loads_answer_as_transformers_does(counted):
+    alone, file = counted
+    llm = r1jax.load(
+        ROOT / MOE,
+        mesh=sharding.make_mesh(1, 4),
+        redundant_experts=3,
+        expert_loads=file,
+        **SIZES,
+    )
+    down = llm._arranged["moe_layers"]["moe"]["experts"]["down"]
+    assert down.shape[1] == 20  # five on each device
+    assert len(down.devices()) == 4
+    wanted = golden(MOE)
+    answers = llm.generate([prompt.tolist() for prompt in wanted.prompts[:2]], GREEDY)
+    llm.close()
+    for answer, right in zip(answers, wanted.continuations, strict=False):
+        assert list(answer.token_ids) == right[:6]
+    jax.tree.map(np.testing.assert_array_equal, llm.params, alone.params)
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh", "copies", "loads", "why"),
+    [
+        ("qwen3", (1, 2), 2, True, "the model is dense"),
+        ("qwen3", (1, 2), 0, True, "the model is dense"),
+        (MOE, None, 2, True, "one device holds all experts"),
+        (MOE, (1, 1), 0, True, "one device holds all experts"),
+        (MOE, (1, 2), 2, False, "nothing says which experts are busy"),
+        (MOE, (1, 2), 17, True, "0 to 16 copies of 16 experts"),
+        (MOE, (1, 2), -1, True, "0 to 16 copies of 16 experts"),
+    ],
+)
+def test_copies_that_cannot_be_are_refused(model, mesh, copies, loads, why, tmp_path):
+    with pytest.raises(ConfigError, match=f"redundant_experts is {copies}") as caught:
+        r1jax.load(
+            ROOT / model,
+            mesh=mesh and sharding.make_mesh(*mesh),
+            redundant_experts=copies,
+            expert_loads=tmp_path / "loads.json" if loads else None,
+            **SIZES,
+        )
+    assert why in caught.value.why

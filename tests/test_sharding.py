@@ -18,8 +18,15 @@ def placed(request, tiny, tiny_params):
     return config, tiny_params(request.param), parameters.logical_axes(config)
 
 
-@pytest.mark.parametrize(("data", "tensor"), [(1, 2), (2, 2), (4, 1)])
-def test_any_mesh_gives_the_one_device_logits(placed, data, tensor):
+@pytest.mark.parametrize(
+    ("data", "tensor", "rules"),
+    [
+        (1, 2, "throughput"),
+        (2, 2, "training"),
+        (4, 1, "training"),
+    ],
+)
+def test_any_mesh_gives_the_one_device_logits(placed, data, tensor, rules):
     config, params, axes = placed
 
     def run(params, tokens):
@@ -28,7 +35,7 @@ def test_any_mesh_gives_the_one_device_logits(placed, data, tensor):
     tokens = jnp.asarray(TOKENS)
     alone = jax.jit(run)(params, tokens)
     mesh = sharding.make_mesh(data, tensor)
-    where = sharding.shardings(params, axes, mesh, "tensor")
+    where = sharding.shardings(params, axes, mesh, rules)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     cut = jax.device_put(params, where)
     together = sharding.pjit(run, (where, whole))(cut, tokens)
@@ -36,29 +43,52 @@ def test_any_mesh_gives_the_one_device_logits(placed, data, tensor):
     assert len(together.devices()) == data * tensor
 
 
+def test_training_s_rules_give_one_device_s_gradients(tiny, tiny_params):
+    config, params = tiny("qwen2"), tiny_params("qwen2")
+
+    def loss(params, tokens):
+        hidden = model.forward(config, params, tokens[:-1])
+        words = jax.nn.log_softmax(model.logits(params, hidden))
+        return -words[jnp.arange(36), tokens[1:]].mean()
+
+    tokens, run = jnp.asarray(TOKENS[:37]), jax.value_and_grad(loss)
+    alone, wanted = jax.jit(run)(params, tokens)
+    mesh = sharding.make_mesh(2, 2)
+    axes = parameters.logical_axes(config)
+    where = sharding.shardings(params, axes, mesh, "training")
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    together, found = sharding.pjit(run, (where, whole), (whole, where))(
+        jax.device_put(params, where), tokens
+    )
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    for right, gradient in zip(*map(jax.tree.leaves, (wanted, found)), strict=True):
+        close = 1e-4 * max(np.abs(right).max(), 1e-6)
+        np.testing.assert_allclose(gradient, right, atol=close)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_can_be_placed(name):
     config = preset(name)
     abstract, axes = parameters.abstract(config), parameters.logical_axes(config)
     mesh = sharding.make_mesh(1, 2)
-    where = sharding.shardings(abstract, axes, mesh, "tensor")
+    where = sharding.shardings(abstract, axes, mesh, "throughput")
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     assert total / 2 <= sharding.device_bytes(abstract, where) < total
 
 
 def test_a_misspelt_axis_is_refused():
     with pytest.raises(ShardingError, match="unknown logical axis 'expert'"):
-        sharding.spec(("expert",), (8,), sharding.make_mesh(1, 2), "tensor")
+        sharding.spec(("expert",), (8,), sharding.make_mesh(1, 2), "throughput")
 
 
 def test_two_dimensions_on_one_mesh_axis_are_refused():
     with pytest.raises(ShardingError, match="two dimensions"):
-        sharding.spec(("heads", "mlp"), (8, 8), sharding.make_mesh(1, 2), "tensor")
+        sharding.spec(("heads", "mlp"), (8, 8), sharding.make_mesh(1, 2), "throughput")
 
 
 def test_a_size_that_does_not_divide_is_refused_with_numbers():
     with pytest.raises(ShardingError, match="size 9 over 2 devices"):
-        sharding.spec(("heads",), (9,), sharding.make_mesh(1, 2), "tensor")
+        sharding.spec(("heads",), (9,), sharding.make_mesh(1, 2), "throughput")
 
 
 def test_a_mesh_larger_than_the_machine_is_refused():

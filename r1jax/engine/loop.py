@@ -46,19 +46,32 @@ class _InFlight:
     outputs: dict[str, jax.Array]
 
 
-def check_target(target: Target) -> None:
-    """Refuses a mesh that the engine has no plan for.
+def _cut(
+    options: EngineOptions, pools: Pools, target: Target
+) -> tuple[int, int, list[Pages]]:
+    """Returns the data shards, the page table's columns, and each shard's pages.
 
     Raises:
-      ConfigError: It cuts sequences.
+      ConfigError: One request at full length would not fit.
     """
-    devices = target.placement.devices("rows") if target.placement else 1
-    if devices > 1:
+    on, size = target.placement, options.page_size
+    pool = next(iter(pools.values()))
+    latent = "latent" in pools
+    shards = on.devices("rows") if on else 1
+    parts = on.devices("latent_pages" if latent else "pages") if on else 1
+    devices, each = parts // shards, pool.shape[1] // parts
+    segment = -(-options.max_model_len // (size * devices))
+    if segment > each - 1:
+        holds = (each - 1) * size * devices
         raise ConfigError(
-            f"a mesh that cuts sequences over {devices} devices",
-            "the engine schedules one set of sequences",
-            "use a mesh of one device along 'data'",
+            f"{(each - 1) * devices} pages of {size} tokens for a context of "
+            f"{options.max_model_len}",
+            "one request at full length would not fit in the cache",
+            f"lower max_model_len to {holds}, or give the cache more memory",
         )
+    columns = segment * devices
+    pages = [Pages(each, size, devices, columns) for _ in range(shards)]
+    return shards, columns, pages
 
 
 class Engine:
@@ -101,29 +114,16 @@ class Engine:
             the same arguments.
 
         Raises:
-          ConfigError: The cache is too small for one request at full length, or the
-            mesh cuts sequences.
+          ConfigError: The cache is too small for one request at full length.
         """
-        check_target(target)
         self.config, self.options = config, options
-        page_size, total = options.page_size, next(iter(pools.values())).shape[1]
-        pages = Pages(total, page_size)
-        columns = pages.needed(options.max_model_len)
-        if columns > pages.total:
-            raise ConfigError(
-                f"{pages.total} pages of {page_size} tokens for a context of "
-                f"{options.max_model_len}",
-                "one request at full length would not fit in the cache",
-                f"lower max_model_len to {pages.total * page_size}, or give the cache "
-                "more memory",
-            )
+        shards, columns, pages = _cut(options, pools, target)
         shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
         self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
         self._hosts = hosts
         tell = hosts.send if hosts and hosts.leads else None
-        self._runner = Runner(
-            config, params, pools, options.max_num_seqs, columns, target, tell
-        )
+        slots = shards * options.max_num_seqs
+        self._runner = Runner(config, params, pools, slots, columns, target, tell)
         if target.kernels:
             self._runner.lay_out(shapes.first[-1])
         self._sequences: dict[int, tuple[Sequence, OnEvent]] = {}
@@ -135,7 +135,7 @@ class Engine:
         self.failure: str | None = None
         self._next_id = 0
         self._draw = random.Random(seed)
-        self._stats = EngineStats(pages_total=pages.total)
+        self._stats = EngineStats(pages_total=sum(each.total for each in pages))
         self._shapes = shapes
         with ThreadPoolExecutor() as pool:
             for shape, _ in zip(
@@ -376,6 +376,6 @@ class Engine:
         stats, scheduler = self._stats, self._scheduler
         stats.running = len(scheduler.running)
         stats.waiting = len(scheduler.waiting)
-        stats.pages_used = scheduler.pages.used
+        stats.pages_used = scheduler.pages_used
         stats.preemptions = scheduler.preemptions
         stats.steps += plan is not None

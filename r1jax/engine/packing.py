@@ -1,7 +1,8 @@
 """A plan as two small arrays: all that crosses from host to device for a step."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from r1jax.cache import Batch, Geometry
 from r1jax.engine.sampling import RowSampling
 from r1jax.engine.scheduler import Plan
+from r1jax.target import Target
 from r1jax.typing import Array, Int
 
-_FLOATS = (
+FLOATS = (
     "temperature",
     "top_p",
     "min_p",
@@ -46,54 +48,83 @@ class StepInput:
     logprobs: Int[Array, " B"]
 
 
-def fields(g: Geometry, columns: int) -> dict[str, tuple[int, ...]]:
+class Form(NamedTuple):
+    """The sizes of a packed step.
+
+    Attributes:
+      geometry: Of one data shard.
+      columns: Width of the page table, in pages.
+      shards: Data shards.
+    """
+
+    geometry: Geometry
+    columns: int
+    shards: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return self.shards * self.geometry.rows
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of the integers and of the floats."""
+        return (sum(math.prod(s) for s in fields(self).values()),), (
+            len(FLOATS),
+            self.rows,
+        )
+
+
+def fields(form: Form) -> dict[str, tuple[int, ...]]:
     """Returns the integer fields of a packed step, in order, with their shapes."""
+    tokens, rows = form.shards * form.geometry.tokens, form.rows
     return {
-        "tokens": (g.tokens,),
-        "positions": (g.tokens,),
-        "page_table": (g.rows, columns),
-        "lengths": (g.rows,),
-        "slot": (g.rows,),
-        "last": (g.rows,),
-        "from_device": (g.rows,),
-        "samples": (g.rows,),
-        "prompt_length": (g.rows,),
-        "logprobs": (g.rows,),
-        "top_k": (g.rows,),
-        "seed": (g.rows, 2),
+        "tokens": (tokens,),
+        "positions": (tokens,),
+        "page_table": (rows, form.columns),
+        "lengths": (rows,),
+        "homes": (rows,),
+        "slot": (rows,),
+        "last": (rows,),
+        "from_device": (rows,),
+        "samples": (rows,),
+        "prompt_length": (rows,),
+        "logprobs": (rows,),
+        "top_k": (rows,),
+        "seed": (rows, 2),
     }
 
 
-def views(ints: Any, g: Geometry, columns: int) -> dict[str, Any]:
+def views(ints: Any, form: Form) -> dict[str, Any]:
     """Cuts the flat integers into their fields (NumPy views, or slices in a trace)."""
     out, start = {}, 0
-    for name, shape in fields(g, columns).items():
-        size = int(np.prod(shape))
+    for name, shape in fields(form).items():
+        size = math.prod(shape)
         out[name] = ints[start : start + size].reshape(shape)
         start += size
     return out
 
 
 def pack(
-    plan: Plan, columns: int, slots: int, seeds: Mapping[int, int]
+    plan: Plan, form: Form, slots: int, seeds: Mapping[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Packs a plan.
 
     Args:
       plan: The step.
-      columns: Width of the page table, in pages.
+      form: Its sizes.
       slots: Rows of device state; padding rows write to this one, which is dropped.
       seeds: The seed of each request, by id.
 
     Returns:
       int32 [...] and float32 [6, B].
     """
-    g = plan.geometry
-    size = sum(int(np.prod(shape)) for shape in fields(g, columns).values())
-    ints = np.zeros(size, np.int32)
-    floats = np.zeros((len(_FLOATS), g.rows), np.float32)
-    floats[_FLOATS.index("top_p")] = floats[_FLOATS.index("repetition")] = 1.0
-    v = views(ints, g, columns)
+    ints, floats = (
+        np.zeros(shape, dtype)
+        for shape, dtype in zip(form.shapes, (np.int32, np.float32), strict=True)
+    )
+    floats[FLOATS.index("top_p")] = floats[FLOATS.index("repetition")] = 1.0
+    v = views(ints, form)
     v["positions"][:] = -1
     v["slot"][:] = slots
     for number, place, row in plan.placed():
@@ -105,6 +136,7 @@ def pack(
             v["tokens"][place:end] = fed
         v["page_table"][number, : len(sequence.pages)] = sequence.pages
         v["lengths"][number] = row.start + row.count
+        v["homes"][number] = sequence.home
         v["slot"][number] = sequence.slot
         v["last"][number] = end - 1
         v["from_device"][number] = row.decode
@@ -125,14 +157,15 @@ def pack(
     return ints, floats
 
 
-def unpack(ints: Array, floats: Array, g: Geometry, columns: int) -> StepInput:
+def unpack(ints: Array, floats: Array, form: Form, target: Target) -> StepInput:
     """Undoes `pack` inside the compiled step."""
-    v = views(ints, g, columns)
+    v = views(ints, form)
     sampling = RowSampling(
-        **{name: floats[i] for i, name in enumerate(_FLOATS)},
+        **{name: floats[i] for i, name in enumerate(FLOATS)},
         top_k=v.pop("top_k"),
         seed=v.pop("seed").view(np.uint32),
     )
-    names = ("tokens", "positions", "page_table", "lengths")
-    batch = Batch(**{name: v.pop(name) for name in names}, geometry=g)
+    names = ("tokens", "positions", "page_table", "lengths", "homes")
+    parts = {name: v.pop(name) for name in names}
+    batch = Batch(**parts, geometry=form.geometry, target=target)
     return StepInput(batch=batch, sampling=sampling, **v)

@@ -4,13 +4,18 @@ Decodes ride in every step; prompts are fed in chunks beside them, first come, f
 served. When pages run out the sequence that was admitted last gives its pages up and
 prefills again later, answer so far included, so nothing is lost.
 
+On a mesh that cuts sequences each data shard has slots and pages of its own, and one
+step of a common shape; a waiting sequence goes to the shard that has the most room.
+
 A step's tokens are read only after the next step has been planned, so a sequence may
 have one token that exists on the device alone (`pending`).
 """
 
-from collections import deque
+from bisect import insort
 from collections.abc import Iterator
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from r1jax.cache import Geometry
 from r1jax.engine.pages import Pages
@@ -28,6 +33,8 @@ class Sequence:
       sampling: How to choose the next one.
       limit: Most tokens the answer may have.
       slot: The row of device state it holds while running.
+      shard: The data shard that it runs on.
+      home: The device that holds its first pages, of those that share the shard.
       pages: Its pages, in order.
       computed: Tokens whose cache entries are written or being written.
       from_host: Tokens it was admitted with; later ones are read on the device.
@@ -41,6 +48,8 @@ class Sequence:
     sampling: SamplingParams
     limit: int
     slot: int | None = None
+    shard: int = 0
+    home: int = 0
     pages: list[int] = field(default_factory=list)
     computed: int = 0
     from_host: int = 0
@@ -68,21 +77,30 @@ class Row:
     decode: bool
 
 
+class Share(NamedTuple):
+    """One data shard's rows of a step."""
+
+    decodes: list[Row]
+    chunks: list[Row]
+
+
 @dataclass(frozen=True)
 class Plan:
     """One step: its rows in the order of `geometry`, without the padding ones."""
 
-    decodes: list[Row]
-    chunks: list[Row]
+    shares: list[Share]
     geometry: Geometry
 
     def placed(self) -> Iterator[tuple[int, int, Row]]:
         """Yields each row with its number and its first token's place in the step."""
         g = self.geometry
-        for i, row in enumerate(self.decodes):
-            yield i, i, row
-        for i, row in enumerate(self.chunks):
-            yield g.decodes + i, g.decodes + i * g.chunk_tokens, row
+        for shard, share in enumerate(self.shares):
+            first_row, first_token = shard * g.rows, shard * g.tokens
+            for i, row in enumerate(share.decodes):
+                yield first_row + i, first_token + i, row
+            for i, row in enumerate(share.chunks):
+                token = first_token + g.decodes + i * g.chunk_tokens
+                yield first_row + g.decodes + i, token, row
 
 
 class Shapes:
@@ -128,17 +146,57 @@ class Shapes:
         return next((g for g in alone if g.chunk_tokens >= left[0]), alone[-1])
 
 
+class _Shard:
+    """The slots, the pages and the running sequences of one data shard."""
+
+    def __init__(self, number: int, pages: Pages, slots: int) -> None:
+        self.pages = pages
+        self.slots = list(range((number + 1) * slots - 1, number * slots - 1, -1))
+        self.running: list[Sequence] = []
+
+    @property
+    def feeding(self) -> list[Sequence]:
+        """Sequences with tokens left to feed."""
+        return [s for s in self.running if s.computed < s.from_host]
+
+    @property
+    def room(self) -> tuple[bool, int]:
+        """Orders shards by what a new sequence finds there."""
+        return bool(self.slots), self.pages.free
+
+    def release(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.pages.release(sequence.pages, sequence.home)
+        assert sequence.slot is not None
+        self.slots.append(sequence.slot)
+        sequence.slot = None
+
+
 class Scheduler:
     """The waiting and the running sequences, their slots and their pages."""
 
-    def __init__(self, pages: Pages, shapes: Shapes, slots: int) -> None:
-        """Starts with nothing to do."""
-        self.pages = pages
+    def __init__(self, pages: Several[Pages], shapes: Shapes, slots: int) -> None:
+        """Starts with nothing to do.
+
+        Args:
+          pages: Of each data shard.
+          shapes: Of a data shard's step.
+          slots: Sequences that run at once on a data shard.
+        """
         self.shapes = shapes
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
         self.preemptions = 0
-        self._slots = list(range(slots - 1, -1, -1))
+        self._shards = [_Shard(i, each, slots) for i, each in enumerate(pages)]
+
+    @property
+    def running(self) -> list[Sequence]:
+        """The sequences that have slots."""
+        return [s for shard in self._shards for s in shard.running]
+
+    @property
+    def pages_used(self) -> int:
+        """Pages that belong to a sequence, on all devices."""
+        return sum(shard.pages.used for shard in self._shards)
 
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""
@@ -146,38 +204,42 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Forgets a sequence that has finished or was cancelled."""
-        if sequence in self.running:
-            self._release(sequence)
+        if sequence.slot is not None:
+            self._shards[sequence.shard].release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
     def plan(self) -> Plan | None:
         """Plans the next step, and counts its tokens as computed; None if idle."""
-        decodes = self._decodes()
+        decodes = [self._decodes(shard) for shard in self._shards]
         self._admit()
-        feeding = [s for s in self.running if s.computed < s.from_host]
-        if feeding:
-            left = [s.from_host - s.computed for s in feeding]
-            geometry = self.shapes.mixed(left)
-            chunks = _chunks(feeding, geometry)
-        elif decodes:
-            geometry, chunks = self.shapes.steady(len(decodes)), []
+        left = [[s.from_host - s.computed for s in x.feeding] for x in self._shards]
+        most = max(map(len, decodes))
+        if any(left):
+            geometry = self.shapes.mixed(max(left, key=sum))
+        elif most:
+            geometry = self.shapes.steady(most)
         else:
             return None
-        for row in (*decodes, *chunks):
+        chunks = [_chunks(shard.feeding, geometry) for shard in self._shards]
+        plan = Plan(
+            [Share(*share) for share in zip(decodes, chunks, strict=True)], geometry
+        )
+        for _, _, row in plan.placed():
             row.sequence.computed += row.count
             row.sequence.pending += row.samples
-        return Plan(decodes, chunks, geometry)
+        return plan
 
-    def _decodes(self) -> list[Row]:
-        ready = [s for s in self.running if s.computed >= s.from_host]
+    def _decodes(self, shard: _Shard) -> list[Row]:
+        ready = [s for s in shard.running if s.computed >= s.from_host]
         rows: list[Row] = []
         for sequence in ready:
             if sequence.slot is None or sequence.answered >= sequence.limit:
                 continue  # preempted just now, or waiting for its last token
-            while not self.pages.grow(sequence.pages, sequence.computed + 1):
-                victim = self.running[-1]
-                self._preempt(victim)
+            known = sequence.computed + 1
+            while not shard.pages.grow(sequence.pages, known, sequence.home):
+                victim = shard.running[-1]
+                self._preempt(shard, victim)
                 if victim is sequence:
                     break
             else:
@@ -186,27 +248,25 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Gives slots and pages to waiting sequences, in order, while they last."""
-        while self.waiting and self._slots:
-            sequence = self.waiting[0]
-            known = len(sequence.tokens)
-            if sequence.pending or not self.pages.grow(sequence.pages, known):
+        while self.waiting:
+            sequence, known = self.waiting[0], len(self.waiting[0].tokens)
+            if sequence.pending:
                 return
-            self.waiting.popleft()
-            sequence.slot = self._slots.pop()
+            number = max(range(len(self._shards)), key=lambda i: self._shards[i].room)
+            shard = self._shards[number]
+            home = shard.pages.best_home()
+            if not shard.slots or not shard.pages.grow(sequence.pages, known, home):
+                return
+            self.waiting.pop(0)
+            sequence.slot, sequence.shard = shard.slots.pop(), number
+            sequence.home = home
             sequence.computed, sequence.from_host = 0, known
-            self.running.append(sequence)
+            shard.running.append(sequence)
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self._release(sequence)
-        self.waiting.appendleft(sequence)
+    def _preempt(self, shard: _Shard, sequence: Sequence) -> None:
+        shard.release(sequence)
+        insort(self.waiting, sequence, key=lambda s: s.id)
         self.preemptions += 1
-
-    def _release(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self.pages.release(sequence.pages)
-        assert sequence.slot is not None
-        self._slots.append(sequence.slot)
-        sequence.slot = None
 
 
 def _chunks(feeding: list[Sequence], geometry: Geometry) -> list[Row]:

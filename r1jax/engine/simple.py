@@ -5,7 +5,7 @@ sight.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding
 from r1jax import model
 from r1jax.config import ModelConfig
 from r1jax.engine.sampling import RowSampling, choose_plain, draw, penalize
-from r1jax.engine.types import SamplingParams
+from r1jax.engine.types import SamplingParams, check_tokens
+from r1jax.errors import ConfigError
 from r1jax.typing import Array, PyTree
 
 _ROUND = 64  # lengths are padded to a multiple, to compile less often
@@ -34,6 +35,53 @@ def whole_logits(
         return model.logits(params, model.forward(config, params, tokens))
 
     return jax.jit(run, out_shardings=where)
+
+
+@functools.cache
+def _counts_of_experts(config: ModelConfig) -> Callable[[PyTree, Array, Array], Array]:
+    """Returns the function that counts one sequence's choices, compiled once."""
+    assert config.moe is not None
+    experts = config.moe.experts
+
+    def run(params: PyTree, tokens: Array, length: Array) -> Array:
+        chosen = model.chosen_experts(config, params, tokens)
+        real = jnp.arange(len(tokens)) < length
+        chosen = jnp.where(real[None, :, None], chosen, experts)
+        layers = chosen.reshape(len(chosen), -1)
+        return jax.vmap(functools.partial(jnp.bincount, length=experts))(layers)
+
+    return jax.jit(run)
+
+
+def count_routes(
+    config: ModelConfig, params: PyTree, sequences: Iterable[Sequence[int]]
+) -> np.ndarray:
+    """Counts how often each layer's router chooses each expert.
+
+    Args:
+      config: Of a model with experts.
+      params: Its parameters, in any arrangement.
+      sequences: Token ids, each a whole sequence: what users ask and are answered.
+
+    Returns:
+      int64 [L, E], of the layers with experts; every token of every sequence counts.
+
+    Raises:
+      ConfigError: The model has no experts.
+      RequestError: A sequence is empty, or has ids unknown to the model.
+    """
+    if config.moe is None:
+        raise ConfigError(
+            "no routes to count",
+            "the model is dense: it has no experts",
+            "count those of a model with experts, such as R1",
+        )
+    run = _counts_of_experts(config)
+    total = np.zeros((config.moe_layers, config.moe.experts), np.int64)
+    for tokens in sequences:
+        check_tokens(config, tokens)
+        total += np.asarray(run(params, padded(tokens), jnp.int32(len(tokens))))
+    return total
 
 
 def padded(tokens: Sequence[int]) -> Array:

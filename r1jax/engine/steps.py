@@ -16,8 +16,9 @@ from r1jax import model, sharding
 from r1jax.cache import Batch, Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing, sampling
+from r1jax.engine.packing import Form
 from r1jax.engine.types import MAX_LOGPROBS
-from r1jax.target import PLAIN, Target
+from r1jax.target import Target
 from r1jax.typing import Array, PyTree
 
 Outputs = dict[str, Array]
@@ -31,8 +32,7 @@ CPU_OPTIONS: dict[str, Any] = {
 
 def run_step(
     config: ModelConfig,
-    geometry: Geometry,
-    columns: int,
+    form: Form,
     target: Target,
     params: PyTree,
     pools: Pools,
@@ -45,8 +45,7 @@ def run_step(
 
     Args:
       config: The model.
-      geometry: The step's static shape.
-      columns: Pages in a row of the page table.
+      form: The sizes of the step.
       target: What it is compiled for.
       params: Parameters.
       pools: The cache (donated).
@@ -59,8 +58,8 @@ def run_step(
       The pools, the newest tokens, and for each row its token and, where any row
       wants them, log-probabilities.
     """
-    step = packing.unpack(ints, floats, geometry, columns)
-    batch = _with_device_tokens(step, newest, target)
+    step = packing.unpack(ints, floats, form, target)
+    batch = _with_device_tokens(step, newest)
     hidden, pools = model.step(config, params, pools, batch, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
@@ -87,8 +86,8 @@ def run_step(
 
 
 def count_tokens(
-    geometry: Geometry,
-    columns: int,
+    form: Form,
+    target: Target,
     newest: Array,
     counts: dict[str, Array],
     ints: Array,
@@ -100,12 +99,12 @@ def count_tokens(
     answer above it. So a sequence that prefills again after losing its pages comes to
     the same counts. A row that starts at position 0 begins with empty counts.
     """
-    step = packing.unpack(ints, floats, geometry, columns)
+    step = packing.unpack(ints, floats, form, target)
     batch = _with_device_tokens(step, newest)
     slots = len(newest)
     rows = batch.token_rows()
     fed = batch.positions >= 0
-    begins = jnp.where(batch.positions[_first_tokens(geometry)] == 0, step.slot, slots)
+    begins = jnp.where(batch.positions[_first_tokens(form)] == 0, step.slot, slots)
     answer = (batch.positions >= step.prompt_length[rows]) & fed
     in_prompt = jnp.where(fed & ~answer, step.slot[rows], slots)
     in_answer = jnp.where(answer, step.slot[rows], slots)
@@ -117,22 +116,22 @@ def count_tokens(
     }
 
 
-def _first_tokens(g: Geometry) -> np.ndarray:
+def _first_tokens(form: Form) -> np.ndarray:
     """The flat index of each row's first token."""
+    g = form.geometry
     chunks = g.decodes + np.arange(g.chunks) * g.chunk_tokens
-    return np.concatenate([np.arange(g.decodes), chunks])
+    rows = np.concatenate([np.arange(g.decodes), chunks])
+    return np.concatenate([rows + shard * g.tokens for shard in range(form.shards)])
 
 
-def _with_device_tokens(
-    step: packing.StepInput, newest: Array, target: Target = PLAIN
-) -> Batch:
+def _with_device_tokens(step: packing.StepInput, newest: Array) -> Batch:
     """Fills in the tokens that only the device knows."""
     batch = step.batch
     rows = batch.token_rows()
     slot = jnp.minimum(step.slot[rows], len(newest) - 1)
     known = step.from_device[rows] == 0
     tokens = jnp.where(known, batch.tokens, newest[slot])
-    return dataclasses.replace(batch, tokens=tokens, target=target)
+    return dataclasses.replace(batch, tokens=tokens)
 
 
 def _no_logprobs(logits: Array) -> tuple[Array, Array, Array]:
@@ -170,7 +169,7 @@ class Message:
         ints = np.frombuffer(values[: 4 * size], np.int32)
         floats = np.frombuffer(values[4 * size :], np.float32)
         g = Geometry(*geometry)
-        return cls(g, counts, ints, floats.reshape(-1, g.rows))
+        return cls(g, counts, ints, floats.reshape(len(packing.FLOATS), -1))
 
 
 _HEAD = struct.Struct("<3i?i")
@@ -195,18 +194,27 @@ class Runner:
     ) -> None:
         """Takes over `params` and `pools`; nothing is compiled yet.
 
-        `tell` sends a step to the other processes, where there are any.
+        Args:
+          config: The model.
+          params: Its parameters.
+          pools: The cache.
+          slots: Sequences that run at once, on all data shards.
+          columns: Pages of the longest sequence.
+          target: What to compile for.
+          tell: Sends a step to the other processes, where there are any.
         """
-        self._target, self._tell = target, tell
+        self._target, self._tell, on = target, tell, target.placement
+        self._shards = on.devices("rows") if on else 1
         self._compiler_options = CPU_OPTIONS if target.form == "cpu" else {}
         self._config, self.params, self._pools = config, params, pools
         self._slots, self._columns = slots, columns
         self._everywhere = where = target.everywhere
         self._newest = jnp.zeros(slots, jnp.int32, device=where)
         table = (slots, config.vocab_size)
+        cut = on.sharding(("rows", "vocab"), table) if on else None
         self._counts = {
-            "prompt": jnp.zeros(table, jnp.bool_, device=where),
-            "answer": jnp.zeros(table, jnp.int32, device=where),
+            "prompt": jnp.zeros(table, jnp.bool_, device=cut),
+            "answer": jnp.zeros(table, jnp.int32, device=cut),
         }
         held = (params, pools, self._newest, self._counts)
         self._shapes = jax.tree.map(_shape_of, held)
@@ -239,7 +247,7 @@ class Runner:
         """Compiles both programs of one shape."""
         run, ints, floats = self._program(geometry)
         weights, pools, *state = self._shapes
-        count = partial(count_tokens, geometry, self._columns)
+        count = partial(count_tokens, self._form(geometry), self._target)
         where = self._everywhere
         # Each process reads the tokens from its own devices.
         out = None if where is None else (_places(pools), where, where)
@@ -247,7 +255,7 @@ class Runner:
             jax.jit(run, donate_argnums=(1, 2), out_shardings=out).lower(
                 weights, pools, *state, ints, floats
             ),
-            jax.jit(count, donate_argnums=(1,), out_shardings=where).lower(
+            jax.jit(count, donate_argnums=(1,), out_shardings=_places(state[1])).lower(
                 *state, ints, floats
             ),
         ]
@@ -256,21 +264,22 @@ class Runner:
             self._compiled[geometry] = done
             self._news.notify_all()
 
+    def _form(self, geometry: Geometry) -> Form:
+        return Form(geometry, self._columns, self._shards)
+
     def _program(self, geometry: Geometry) -> tuple[Any, Any, Any]:
         """Returns the step of one shape, and the shapes of its packed plan."""
-        sizes = packing.fields(geometry, self._columns)
-        size = sum(int(np.prod(shape)) for shape in sizes.values())
-        run = partial(run_step, self._config, geometry, self._columns, self._target)
-        shapes = {(size,): jnp.int32, (6, geometry.rows): jnp.float32}
+        form = self._form(geometry)
+        run = partial(run_step, self._config, form, self._target)
         ints, floats = (
             jax.ShapeDtypeStruct(shape, dtype, sharding=self._everywhere)
-            for shape, dtype in shapes.items()
+            for shape, dtype in zip(form.shapes, (jnp.int32, jnp.float32), strict=True)
         )
         return run, ints, floats
 
     def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
         """Starts a step of a compiled shape; its outputs may not be computed yet."""
-        ints, floats = packing.pack(plan, self._columns, self._slots, seeds)
+        ints, floats = packing.pack(plan, self._form(plan.geometry), self._slots, seeds)
         counts = any(_penalized(row.sequence.sampling) for _, _, row in plan.placed())
         message = Message(plan.geometry, counts, ints, floats)
         if self._tell:

@@ -116,10 +116,10 @@ class EngineOptions:
 
     Attributes:
       max_model_len: Longest context (prompt and answer) of a request, in tokens.
-      max_num_seqs: Sequences that decode at once.
-      max_num_batched_tokens: Prompt tokens of one step (the longest chunk).
+      max_num_seqs: Sequences that decode at once, on each data shard.
+      max_num_batched_tokens: Prompt tokens of one step (the longest chunk), on each.
       page_size: Tokens in a page.
-      num_pages: Pages in the pool, page 0 included; None lets `load` decide.
+      num_pages: Pages in each device's pool, page 0 included; None lets `load` decide.
     """
 
     max_model_len: int

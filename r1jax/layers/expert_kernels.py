@@ -6,7 +6,7 @@ For many, tokens travel to the devices that hold their experts and back.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,10 @@ from r1jax.quant import QArray
 from r1jax.sharding import Placement
 from r1jax.typing import Array, Float, Int
 
-# From so many tokens a device on, they travel: then a device's rows are more than one
-# exchange's latency is worth.
-_TRAVEL = 16
+# Of all devices together. docs/decisions.md has the arithmetic.
+TRAVELLERS = 256
+
+Form = Literal["stay", "travel"]
 
 
 class Matrices(NamedTuple):
@@ -34,7 +35,11 @@ class Matrices(NamedTuple):
 
 
 def experts_by_kernels(
-    x: Float[Array, "T D"], gate_up: Stacked, down: Stacked, routes: Routes
+    x: Float[Array, "T D"],
+    gate_up: Stacked,
+    down: Stacked,
+    routes: Routes,
+    form: Form | None = None,
 ) -> Float[Array, "T D"]:
     """Sums each token's chosen experts, weighed; sums are float32.
 
@@ -42,17 +47,27 @@ def experts_by_kernels(
       x: Tokens.
       gate_up: The first matrices of the experts, with those of other layers.
       down: The second.
-      routes: Of the tokens.
+      routes: Of the tokens; a number below 0 chooses none.
+      form: Whether tokens stay or travel on a mesh; by their number if left out.
     """
     matrices, layer = Matrices(gate_up.stack, down.stack), gate_up.layer
     on = gate_up.target
     if on.placement is None:
-        run = _Experts(matrices, layer, on.backend)
-        return _sum_here(x, routes, run, jnp.int32(0)).astype(x.dtype)
+        experts = _Experts(matrices, layer, on.backend)
+        return _sum_here(x, routes, experts, jnp.int32(0)).astype(x.dtype)
     p = on.placement
     axis = Axis(p.mesh_axes("experts"), p.devices("experts"))
-    form = _travelling if len(x) >= _TRAVEL * axis.size else _staying
-    return form(x, routes, matrices, layer, p, axis, on.backend).astype(x.dtype)
+    run = _travelling if (form or pick(len(x), axis.size)) == "travel" else _staying
+    return run(x, routes, matrices, layer, p, axis, on.backend).astype(x.dtype)
+
+
+def pick(tokens: int, devices: int) -> Form:
+    """Returns what tokens do when their experts are cut over devices.
+
+    Staying costs every device something for each token of all; travelling mostly costs
+    a fixed time, so it is their whole number that counts, whatever the devices.
+    """
+    return "travel" if devices > 1 and tokens >= TRAVELLERS else "stay"
 
 
 @dataclass(frozen=True)
@@ -124,11 +139,9 @@ def _staying(
     def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
         experts = _Experts(matrices, layer, backend)
         total = _sum_here(x, routes, experts, axis.here * experts.count)
-        if others:
-            total = jax.lax.psum(total, others)
-        if shared:
+        if shared:  # first: what is then added up is only a device's own tokens
             total = jax.lax.psum_scatter(total, shared, tiled=True)
-        return total
+        return jax.lax.psum(total, others) if others else total
 
     whole = PartitionSpec()
     out = PartitionSpec(shared or None)
@@ -154,15 +167,15 @@ def _travelling(
     same = tuple(name for name in axis.names if name not in tokens)
     holders = math.prod(placement.mesh.shape[name] for name in same)
 
-    def part(array: Array, nobody: int) -> Array:
+    def part(array: Array, padding: int = 0) -> Array:
         more = -len(array) % holders
-        padded = jnp.pad(array, ((0, more), (0, 0)), constant_values=nobody)
+        padded = jnp.pad(array, ((0, more), (0, 0)), constant_values=padding)
         size = len(padded) // holders
         here = jax.lax.axis_index(same) if same else 0
         return jax.lax.dynamic_slice_in_dim(padded, here * size, size)
 
     def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
-        mine, chosen, weights = part(x, 0), part(routes[0], experts), part(routes[1], 0)
+        mine, chosen, weights = part(x), part(routes[0], -1), part(routes[1])
         plan = make_plan(chosen, experts=experts, axis=axis)
         most = most_rows(*chosen.shape, experts=experts, axis=axis)
         capacity = min(most, 2 * chosen.size)  # twice what comes on the average

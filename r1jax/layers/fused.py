@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.cache import Batch, Context, Geometry
-from r1jax.layers import attention
+from r1jax.layers import attention, segments
 from r1jax.pallas import gqa_attention, mla_attention
 from r1jax.pallas.backend import Backend
 from r1jax.pallas.flash_prefill import flash_prefill
@@ -87,13 +87,21 @@ def attend(
     batch, (name, pool) = context.batch, next(iter(context.pools.items()))
     kernel: Any = mla_attention if name == "latent" else gqa_attention
     options: dict[str, Any] = {"scale": scale, "backend": batch.target.backend}
+    table, heads = batch.page_table, q
+    axes = segments.axes_of(batch) if name == "latent" else ()
     if name == "latent":
         options["value_width"] = value_width
-    arguments = (q, new, Pool(pool), context.layer, batch.page_table, batch.lengths)
+    if axes:
+        table, offsets = segments.own_segment(batch, axes, pool.shape[-2])
+        options |= {"offsets": offsets, "partial": True}
+        heads = segments.gather_heads(q, axes)
+    arguments = (heads, new, Pool(pool), context.layer, table, batch.lengths)
     if batch.geometry.chunks:
         mixed, after = kernel.mixed(*arguments, *_owned(batch), **options)
     else:
         mixed, after = kernel.decode(*arguments, **options)
+    if axes:
+        mixed = segments.merge(mixed, axes, q.dtype)
     return mixed, dataclasses.replace(context, pools={name: after.values})
 
 
@@ -118,8 +126,9 @@ def split(
             batch.positions[few],
             batch.page_table[few],
             batch.lengths[few],
-            Geometry(g.decodes, 0, 0),
-            batch.target,
+            None if batch.homes is None else batch.homes[few],
+            geometry=Geometry(g.decodes, 0, 0),
+            target=batch.target,
         )
         mixed, after = decode(dataclasses.replace(context, batch=alone), few)
         context = dataclasses.replace(context, pools=after.pools)
@@ -158,6 +167,9 @@ def attend_chunk(
     count = jnp.sum(positions >= 0, dtype=jnp.int32)
     start = jnp.where(count > 0, positions[0], 0)
     pages = _Pages(pool, context.layer, batch.page_table[row])
+    if name == "latent" and (axes := segments.axes_of(batch)):
+        own = segments.own_pages(batch, axes, row)
+        pages = pages._replace(own=own, axes=axes, mesh=segments.mesh_of(batch))
     pages = pages.write(new, start, count)
     heads_first = jnp.swapaxes(q, 0, 1)
     mixed = _attend_pieces(
@@ -177,11 +189,23 @@ def _owned(batch: Batch) -> tuple[Array, Array]:
 
 
 class _Pages(NamedTuple):
-    """One sequence's pages of one layer."""
+    """One sequence's pages of one layer.
 
-    pool: Array  # [L, P, K, Z, E] or [L, P, Z, E]
+    Attributes:
+      pool: [L, P, K, Z, E] or [L, P, Z, E].
+      layer: Which layer.
+      table: The pages in order, [J].
+      own: Where devices share the sequence, which pages are here, [J].
+      axes: The mesh axes of these devices.
+      mesh: All axes of the mesh.
+    """
+
+    pool: Array
     layer: Array
-    table: Array  # [J]
+    table: Array
+    own: Array | None = None
+    axes: segments.Axes = ()
+    mesh: segments.Axes = ()
 
     @property
     def size(self) -> int:
@@ -198,7 +222,7 @@ class _Pages(NamedTuple):
             slot = start // size + i
             first = slot * size - start  # of the page, among the new entries
             rows = jax.lax.dynamic_slice_in_dim(padded, first + size, size)
-            page = self.table[jnp.minimum(slot, len(self.table) - 1)]
+            page = self._page(slot)
             at: Sequence[Any] = (self.layer, page, *zeros)
             old = jax.lax.dynamic_slice(pool, at, (1, 1, *pool.shape[2:]))
             row = first + jnp.arange(size)
@@ -212,12 +236,25 @@ class _Pages(NamedTuple):
         return self._replace(pool=jax.lax.fori_loop(0, touched, one, self.pool))
 
     def entries(self, first: Array, pages: int) -> Array:
-        """Returns the entries of some pages, by token: [S, K, E] or [S, E]."""
-        slots = jnp.minimum(first + jnp.arange(pages), len(self.table) - 1)
-        found = self.pool[self.layer, self.table[slots]]
+        """Returns the entries of some pages, by token: [S, K, E] or [S, E].
+
+        Where devices share the sequence, each sends what it has to all.
+        """
+        slots = first + jnp.arange(pages)
+        found = self.pool[self.layer, self._page(slots)]
+        if self.own is not None:
+            here = self.own[jnp.minimum(slots, len(self.table) - 1)]
+            found = jnp.where(here[:, None, None], found, 0)
+            found = jax.lax.psum(found, self.axes)
         if found.ndim > 3:
             found = jnp.swapaxes(found, 1, 2)
         return found.reshape(-1, *found.shape[2:])
+
+    def _page(self, slots: Array) -> Array:
+        """Returns pages by their place in the sequence; page 0 for another device's."""
+        slots = jnp.minimum(slots, len(self.table) - 1)
+        pages = self.table[slots]
+        return pages if self.own is None else jnp.where(self.own[slots], pages, 0)
 
 
 def _attend_pieces(
@@ -234,8 +271,8 @@ def _attend_pieces(
     before = start // size  # whole pages, none of them the chunk's
     piece = -(-max(queries, _PIECE) // size)
 
-    def share(first: Array, many: int, prefix: Array, keys: Array) -> Any:
-        k, v, k_rope = read(pages.entries(first, many))
+    def share(entries: Array, prefix: Array, keys: Array) -> Any:
+        k, v, k_rope = read(entries)
         found = flash_prefill(
             q,
             k,
@@ -251,14 +288,20 @@ def _attend_pieces(
         return attention.Partial(*found)
 
     def add(i: Array, so_far: Any) -> Any:
-        keys = jnp.minimum((before - i * piece) * size, piece * size)
-        return attention.merge(
-            so_far, share(i * piece, piece, jnp.int32(piece * size), keys)
-        )
+        left, full = (before - i * piece) * size, piece * size
+        entries = pages.entries(i * piece, piece)
+
+        def some() -> Any:
+            keys = jnp.minimum(left, full)
+            return attention.merge(so_far, share(entries, jnp.int32(full), keys))
+
+        return jax.lax.cond(left > 0, some, lambda: so_far) if pages.axes else some()
 
     own = start - before * size
-    mine = share(before, -(-queries // size) + 1, own, own + count)
+    mine = share(pages.entries(before, -(-queries // size) + 1), own, own + count)
     pieces = jnp.where(count > 0, -(-before // piece), 0)
+    if pages.axes:  # exchanges are in step on the whole mesh
+        pieces = jax.lax.pmax(pieces, pages.mesh)
     total = jax.lax.fori_loop(0, pieces, add, mine)
     safe = total._replace(total=jnp.maximum(total.total, 1e-30))
     return attention.finish(safe, q.dtype)

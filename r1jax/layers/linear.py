@@ -2,7 +2,7 @@
 
 A kernel is [inputs, outputs]. On a CPU the engine keeps it `Turned`, [outputs, inputs]:
 then one output's weights lie side by side, and a step of a few tokens can read each
-weight once, at the speed of memory (`matvecs`).
+weight once, at the speed of memory (`matvecs`). Either may be of few bits.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from r1jax.pallas.quant_matmul import quant_matmul
-from r1jax.quant import QArray
+from r1jax.quant import QArray, factors
 from r1jax.target import Target
 from r1jax.typing import Array, Float, typechecked
 
@@ -27,9 +27,12 @@ _BLOCKS = {1: 8, 2: 4, 4: 4, 8: 3}
 
 @flax.struct.dataclass
 class Turned:
-    """A kernel stored [..., outputs, inputs]."""
+    """A kernel stored [..., outputs, inputs].
 
-    array: Array
+    Of few bits its scales are [..., outputs], or [..., outputs, blocks of inputs].
+    """
+
+    array: Array | QArray
 
 
 @flax.struct.dataclass
@@ -47,7 +50,7 @@ class Stacked:
     target: Target = flax.struct.field(pytree_node=False)
 
 
-Kernel = Array | Turned
+Kernel = Array | QArray | Turned
 
 
 def weight(
@@ -67,17 +70,35 @@ def project(
 
     The result has the given dtype, or that of the operands; sums are float32.
     """
-    if not isinstance(kernel, Turned):
-        return jnp.matmul(x, kernel, preferred_element_type=dtype)
+    summed = -1 if isinstance(kernel, Turned) else -2
+    stored = kernel.array if isinstance(kernel, Turned) else kernel
+    if isinstance(stored, QArray):
+        weights, scales = factors(stored, summed, x.dtype)
+        plain = Turned(weights) if summed == -1 else weights
+        y = project(x, plain, dtype if scales is None else jnp.float32)
+        return y if scales is None else (y * scales[None]).astype(dtype or x.dtype)
+    if summed == -2:
+        return jnp.matmul(x, stored, preferred_element_type=dtype)
     rows = len(x)
     if rows <= FEW_ROWS and x.dtype == jnp.float32:
-        return matvecs(x, kernel.array)
+        return matvecs(x, stored)
     if rows < 4 * FEW_ROWS:
         # Behind the barriers XLA takes the kernel as the left operand, as it lies.
         across = jax.lax.optimization_barrier(x.T)
-        y = jnp.matmul(kernel.array, across, preferred_element_type=dtype)
+        y = jnp.matmul(stored, across, preferred_element_type=dtype)
         return jax.lax.optimization_barrier(y).T
-    return jnp.matmul(x, kernel.array.T, preferred_element_type=dtype)
+    return jnp.matmul(x, stored.T, preferred_element_type=dtype)
+
+
+def _project_matrices(x: Float[Array, "T I"], kernel: QArray) -> Float[Array, "T ..."]:
+    """Multiplies rows by a matrix, or by each of several, [G, I, O] to [T, G, O]."""
+    if kernel.values.ndim == 2:
+        return project(x, kernel)
+    products = [
+        project(x, jax.tree.map(lambda array, i=i: array[i], kernel))
+        for i in range(len(kernel.values))
+    ]
+    return jnp.stack(products, axis=1)
 
 
 def project_quantised(
@@ -193,6 +214,9 @@ class Projection(nn.Module):
             y = y.reshape(len(x), *outputs)
         elif isinstance(kernel, Turned):
             y = project(x.reshape(len(x), -1), kernel).reshape(len(x), *outputs)
+        elif isinstance(kernel, QArray):
+            y = _project_matrices(x.reshape(len(x), -1), kernel)
+            y = y.reshape(len(x), *outputs)
         else:
             # Joined into a matrix, axes that a mesh cuts would be gathered first.
             y = jnp.tensordot(x.reshape(len(x), *summed), kernel, self.inputs)

@@ -19,10 +19,11 @@ from r1jax.layers.fused import (
     on_each_device,
     split,
 )
-from r1jax.layers.linear import Kernel, Projection, Turned, weight
+from r1jax.layers.linear import Projection, Turned, weight
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, at, rotate, softmax_scale
+from r1jax.quant import QArray
 from r1jax.typing import Array, Float
 
 
@@ -231,7 +232,8 @@ class Rebuild(nn.Module):
             1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2)
         )
         axes = ("latent", "heads", "head_dim")
-        kernel: Kernel = weight(self, "kernel", init, axes, self.shape)
-        if isinstance(kernel, Turned):
-            return kernel.array.reshape(*self.shape[1:], self.shape[0])
-        return jnp.moveaxis(kernel, 0, -1)  # XLA folds this into the products
+        kernel: Array | Turned = weight(self, "kernel", init, axes, self.shape)
+        if not isinstance(kernel, Turned):
+            return jnp.moveaxis(kernel, 0, -1)  # XLA folds this into the products
+        assert not isinstance(kernel.array, QArray)  # `quant.part_of` leaves it plain
+        return kernel.array.reshape(*self.shape[1:], self.shape[0])

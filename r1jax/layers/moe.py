@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from r1jax.cache import Batch
 from r1jax.config import MoeConfig
 from r1jax.layers.expert_kernels import experts_by_kernels
+from r1jax.layers.expert_places import to_slots
 from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
+from r1jax.quant import QArray
 from r1jax.typing import Array, Float
 
 Expert = Callable[[Array], Array]
@@ -81,7 +83,7 @@ def experts_sorted(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> A
 
 
 def _count(kernel: Kernel) -> int:
-    return len(kernel.array if isinstance(kernel, Turned) else kernel)
+    return len(jax.tree.leaves(kernel)[0])
 
 
 def _shares(routes: Routes, tokens: int, experts: int) -> Float[Array, "E T"]:
@@ -94,19 +96,26 @@ def _shares(routes: Routes, tokens: int, experts: int) -> Float[Array, "E T"]:
 def _expert(gate_up: Kernel, down: Kernel, index: Array) -> Expert:
     """Returns the function of one expert, its matrices picked by number."""
 
-    def pick(kernel: Kernel) -> Kernel:
-        if isinstance(kernel, Turned):
-            return Turned(jax.lax.dynamic_index_in_dim(kernel.array, index, 0, False))
-        matrix = jax.lax.dynamic_index_in_dim(kernel, index, 0, False)
-        return matrix.reshape(len(matrix), -1)
+    def pick(array: Array) -> Array:
+        return jax.lax.dynamic_index_in_dim(array, index, 0, keepdims=False)
 
-    w_in, w_out = pick(gate_up), pick(down)
+    w_in, w_out = jax.tree.map(pick, (gate_up, down))
 
     def apply(x: Array) -> Array:
-        gate, up = jnp.split(project(x, w_in), 2, axis=-1)
+        gate, up = _gate_and_up(x, w_in)
         return project(jax.nn.silu(gate) * up, w_out)
 
     return apply
+
+
+def _gate_and_up(x: Array, kernel: Kernel) -> list[Array]:
+    """Multiplies by one expert's first matrices, [D, 2, F] or `Turned`."""
+    if isinstance(kernel, QArray):
+        parts = [jax.tree.map(lambda a, i=i: a[..., i, :], kernel) for i in range(2)]
+        return [project(x, part) for part in parts]
+    if not isinstance(kernel, Turned):
+        kernel = kernel.reshape(len(kernel), -1)
+    return jnp.split(project(x, kernel), 2, axis=-1)
 
 
 class Experts(nn.Module):
@@ -129,7 +138,7 @@ class Experts(nn.Module):
         if batch is not None and batch.target.kernels:
             chosen, weights = routes
             # Padding chooses none: its experts would be read for nothing.
-            chosen = jnp.where(batch.positions[:, None] >= 0, chosen, e)
+            chosen = jnp.where(batch.positions[:, None] >= 0, chosen, -1)
             return experts_by_kernels(x, gate_up, down, (chosen, weights))
         form = experts_used if len(x) <= FEW_ROWS else experts_sorted
         return form(x, gate_up, down, routes)
@@ -150,5 +159,8 @@ class Moe(nn.Module):
 
     def __call__(self, x: Array, batch: Batch | None = None) -> Array:
         """Maps [T, D] to [T, D]; without a batch the tokens are a whole sequence."""
-        y = self.experts(x, self.router(x), batch)
+        routes = self.router(x)
+        if self.has_variable("params", "slots"):  # see layers/expert_places.py
+            routes = to_slots(routes, self.get_variable("params", "slots"))
+        y = self.experts(x, routes, batch)
         return y + self.shared(x) if self.config.shared_experts else y

@@ -52,4 +52,7 @@ class Router(nn.Module):
         bias = weight(self, "bias", zeros, axes[1:], (e,))
         wide = (x.astype(jnp.float32), kernel.astype(jnp.float32))
         logits = jnp.einsum("TD,DE->TE", *wide, precision=jax.lax.Precision.HIGHEST)
-        return route(logits, bias, self.config)
+        chosen, weights = route(logits, bias, self.config)
+        # For who asks what was chosen (`model.chosen_experts`); nothing otherwise.
+        self.sow("choices", "chosen", chosen, lambda _, new: new, lambda: None)
+        return chosen, weights

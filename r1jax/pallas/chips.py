@@ -1,7 +1,8 @@
 """TPU generations as a kernel sees them: memory, bandwidth, rates.
 
-Rates are those of one device (for v7x one of a chip's two cores), from the TPU
-compiler's own roofline, libtpu 0.0.42.
+Rates are those of one device (for v7x one of a chip's two cores; for v5p both, which
+it runs as one), from the TPU compiler's own roofline, libtpu 0.0.42; v5p's from its
+datasheet, as the compiler's vary (394 TFLOP/s, 2.4 to 2.8 TB/s).
 """
 
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ class Chip:
     """One TPU generation.
 
     Attributes:
-      name: As in a topology's name: v5e, v6e, v7x.
+      name: As in a topology's name: v5e, v5p, v6e, v7x.
       device_kind: As JAX reports it.
       vmem_bytes: On-chip memory of a core.
       bandwidth: Bytes a second from HBM.
       peak: Operations a second of the matrix units, by the operands' dtype.
       mxu_width: Columns of a matrix unit.
       clock: Bundles a second: `peak` over what the matrix units do in a cycle, four
-        products of 128 by 128 on v5e, of 256 by 256 on the others.
+        products of 128 by 128 on v5e, eight on v5p, four of 256 by 256 on the others.
       fp8: What the vector unit unpacks in one instruction.
     """
 
@@ -49,6 +50,16 @@ CHIPS = {
             {"bfloat16": 197e12, "int8": 394e12},
             128,
             1.5e9,
+            "float8_e4m3b11fnuz",
+        ),
+        Chip(
+            "v5p",
+            "TPU v5",
+            64 * _MIB,
+            2.76e12,
+            {"bfloat16": 459e12, "int8": 918e12},
+            128,
+            1.75e9,
             "float8_e4m3b11fnuz",
         ),
         Chip(

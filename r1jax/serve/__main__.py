@@ -28,6 +28,7 @@ from r1jax.sharding import make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
+    "strategy",
     "kernels",
     "max_model_len",
     "max_num_seqs",
@@ -35,6 +36,8 @@ _LOAD_FLAGS = (
     "page_size",
     "num_pages",
     "memory_utilization",
+    "redundant_experts",
+    "expert_loads",
     "seed",
 )
 _IDLE_SECONDS = 30  # an idle connection is kept this long

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from r1jax.errors import ConfigError
+from r1jax.sharding import STRATEGIES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,11 +53,14 @@ def parser() -> argparse.ArgumentParser:
     add("--page-size", type=_whole(1), help="tokens in a page of the cache")
     add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
     add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
+    add("--strategy", choices=STRATEGIES, help=_STRATEGY)
     add(
         "--data-parallel-size",
         type=_whole(1),
         help="sets of devices, a part of the sequences each",
     )
+    add("--redundant-experts", type=_whole(1), metavar="R", help=_COPIES)
+    add("--expert-loads", metavar="FILE", help=_LOADS)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=_whole(2), help="pages in the cache")
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
@@ -76,7 +80,10 @@ _PROCESSES = (
 )
 _MEET = "seconds that the processes wait for each other (%(default)s)"
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
+_STRATEGY = "whether a mesh serves few sequences, or many (the default)"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
+_COPIES = "copies of the busiest experts on a mesh; needs --expert-loads"
+_LOADS = "counted routing (r1jax.save_expert_loads), by which experts are placed"
 _CACHE = "~/.cache/r1jax/compiled"
 _COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
 _BODY = "longest request body (%(default)s)"

@@ -5,10 +5,12 @@ function of the whole context as read back from those pages: a page lost, shared
 stale makes a wrong token.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from r1jax.engine.pages import Pages
 from r1jax.engine.scheduler import Plan
 
 VOCABULARY = 50
@@ -22,14 +24,16 @@ def next_token(context: tuple[int, ...]) -> int:
 class FakeDevice:
     """Runs plans at once; `simple_answer` is what must come out."""
 
-    def __init__(self, page_size: int, slots: int) -> None:
-        self.page_size = page_size
-        self.cache: dict[tuple[int, int], int] = {}
+    def __init__(self, pages: Sequence[Pages], slots: int) -> None:
+        """Takes the pages of each data shard, to know where they lie."""
+        self.pages = pages
+        self.page_size = pages[0].page_size
+        self.cache: dict[tuple[int, ...], int] = {}
         self.newest = [-1] * slots
 
     def run(self, plan: Plan) -> np.ndarray:
         """Feeds a step's tokens; returns each row's next one, -1 where none counts."""
-        tokens = np.full(plan.geometry.rows, -1)
+        tokens = np.full(len(plan.shares) * plan.geometry.rows, -1)
         sampled = {}
         for _, _, row in plan.placed():
             sequence = row.sequence
@@ -47,8 +51,11 @@ class FakeDevice:
             self.newest[slot] = int(token)
         return tokens
 
-    def _place(self, sequence: Any, at: int) -> tuple[int, int]:
-        return sequence.pages[at // self.page_size], at % self.page_size
+    def _place(self, sequence: Any, at: int) -> tuple[int, ...]:
+        column = at // self.page_size
+        device = self.pages[sequence.shard].device(sequence.home, column)
+        page = sequence.pages[column]
+        return sequence.shard, device, page, at % self.page_size
 
 
 def simple_answer(prompt: list[int], tokens: int) -> list[int]:

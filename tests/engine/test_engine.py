@@ -76,8 +76,8 @@ def tight(params):
 
 @pytest.fixture(scope="module")
 def meshed(params):
-    """Two devices, through the kernels' meanings."""
-    placement = sharding.Placement(sharding.make_mesh(1, 2), "throughput")
+    """Two data shards of two devices each, through the kernels' meanings."""
+    placement = sharding.Placement(sharding.make_mesh(2, 2), "throughput")
     target = Target("kernels", REFERENCE, placement)
     options = EngineOptions(LONGEST, 2, 64, page_size=16)
     pools = cache.make_pools(CONFIG, 40, 16, jnp.float32, target)

@@ -10,6 +10,7 @@ from engine.collect import Answer, ask, submit
 from engine.fake_device import VOCABULARY, FakeDevice, simple_answer
 from r1jax.engine import loop
 from r1jax.engine.loop import Engine
+from r1jax.engine.pages import Pages
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import ConfigError, RequestError
 from r1jax.presets import preset
@@ -39,7 +40,8 @@ class FakeRunner:
     broken: Exception | None = None
 
     def __init__(self, config, params, pools, slots, columns, target, tell=None):
-        self.device = FakeDevice(pools["key"].shape[3], slots)
+        _, pages, _, size, _ = pools["key"].shape
+        self.device = FakeDevice([Pages(pages, size)], slots)
 
     def compile(self, geometry):
         pass

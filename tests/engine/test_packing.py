@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1jax.cache import Geometry
-from r1jax.engine.packing import fields, pack, unpack, views
-from r1jax.engine.scheduler import Plan, Row, Sequence
+from r1jax.engine.packing import Form, fields, pack, unpack, views
+from r1jax.engine.scheduler import Plan, Row, Sequence, Share
 from r1jax.engine.types import SamplingParams
+from r1jax.target import PLAIN
 
 COLUMNS, SLOTS, PAGE = 5, 7, 4
 GEOMETRY = Geometry(3, 2, 6)
-UNPACK = jax.jit(lambda ints, floats: unpack(ints, floats, GEOMETRY, COLUMNS))
+FORM = Form(GEOMETRY, COLUMNS, shards=2)
+UNPACK = jax.jit(lambda ints, floats: unpack(ints, floats, FORM, PLAIN))
 
 penalties = st.floats(-2, 2, width=32)
 samplings = st.builds(
@@ -46,12 +48,13 @@ def sequences(draw):
         sampling=draw(samplings),
         limit=draw(st.integers(1, 100)),
         slot=draw(st.integers(0, SLOTS - 1)),
+        home=draw(st.integers(0, 3)),
         pages=pages,
     )
 
 
 @st.composite
-def plans(draw):
+def shares(draw):
     decodes = [
         Row(s, len(s.tokens), 1, True, True)
         for s in draw(st.lists(sequences(), max_size=GEOMETRY.decodes))
@@ -61,18 +64,25 @@ def plans(draw):
         start = draw(st.integers(0, len(s.tokens) - 1))
         count = min(draw(st.integers(1, GEOMETRY.chunk_tokens)), len(s.tokens) - start)
         chunks.append(Row(s, start, count, start + count == len(s.tokens), False))
-    return Plan(decodes, chunks, GEOMETRY)
+    return Share(decodes, chunks)
+
+
+plans = st.builds(
+    Plan,
+    st.lists(shares(), min_size=FORM.shards, max_size=FORM.shards),
+    st.just(GEOMETRY),
+)
 
 
 @settings(deadline=None)
-@given(plans(), st.integers(-(2**63), 2**64 - 1))
+@given(plans, st.integers(-(2**63), 2**64 - 1))
 def test_the_device_unpacks_what_the_host_packed(plan, seed):
     rows = {number: (place, row) for number, place, row in plan.placed()}
     seeds = {row.sequence.id: seed - row.sequence.id for _, row in rows.values()}
-    step = UNPACK(*pack(plan, COLUMNS, SLOTS, seeds))
+    step = UNPACK(*pack(plan, FORM, SLOTS, seeds))
     step = jax.tree.map(np.asarray, step)
     batch, drawn = step.batch, step.sampling
-    fed = np.zeros(GEOMETRY.tokens, bool)
+    fed = np.zeros(FORM.shards * GEOMETRY.tokens, bool)
     for number, (place, row) in rows.items():
         s, sampling = row.sequence, row.sequence.sampling
         cut = slice(place, place + row.count)
@@ -86,6 +96,7 @@ def test_the_device_unpacks_what_the_host_packed(plan, seed):
         assert batch.lengths[number] == row.start + row.count
         assert step.last[number] == cut.stop - 1
         assert step.slot[number] == s.slot
+        assert batch.homes[number] == s.home
         assert bool(step.from_device[number]) == row.decode
         assert bool(step.samples[number]) == row.samples
         assert step.prompt_length[number] == s.prompt_length
@@ -99,7 +110,7 @@ def test_the_device_unpacks_what_the_host_packed(plan, seed):
         assert drawn.repetition[number] == sampling.repetition_penalty
         high, low = (int(half) for half in drawn.seed[number])
         assert high << 32 | low == seeds[s.id] % 2**64
-    padding = [n for n in range(GEOMETRY.rows) if n not in rows]
+    padding = [n for n in range(FORM.rows) if n not in rows]
     assert np.all(batch.positions[~fed] == -1)
     assert np.all(step.slot[padding] == SLOTS)
     assert not batch.lengths[padding].any()
@@ -109,8 +120,8 @@ def test_the_device_unpacks_what_the_host_packed(plan, seed):
 
 
 def test_fields_cover_every_number_once():
-    sizes = fields(GEOMETRY, COLUMNS)
-    ints = np.arange(sum(int(np.prod(shape)) for shape in sizes.values()))
-    cut = views(ints, GEOMETRY, COLUMNS)
+    sizes = fields(FORM)
+    ints = np.arange(FORM.shapes[0][0])
+    cut = views(ints, FORM)
     assert {name: v.shape for name, v in cut.items()} == sizes
     assert np.concatenate([v.ravel() for v in cut.values()]).tolist() == ints.tolist()

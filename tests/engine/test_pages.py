@@ -47,3 +47,35 @@ def test_a_begun_page_is_a_page(tokens, pages):
 def test_a_pool_of_padding_alone_is_refused():
     with pytest.raises(ConfigError, match="at least 2"):
         Pages(1, 8)
+
+
+SHARED = dict(devices=3, columns=6)
+
+
+@given(MOVES)
+def test_segments_go_round_the_devices_from_home(moves):
+    """Each sequence holds a page of its own of the device that its place asks for."""
+    pages = Pages(5, 2, **SHARED)
+    owned: list[list[int]] = [[] for _ in range(4)]
+    for who, tokens in moves:
+        home, tokens = who % 3, min(tokens, 12)
+        if tokens:
+            pages.grow(owned[who], tokens, home)
+        else:
+            pages.release(owned[who], home)
+        taken = [
+            (pages.device(who % 3, column), page)
+            for who, each in enumerate(owned)
+            for column, page in enumerate(each)
+        ]
+        assert len(set(taken)) == len(taken) == pages.used
+    assert [pages.device(2, column) for column in range(6)] == [2, 2, 0, 0, 1, 1]
+
+
+def test_a_device_without_room_refuses_the_whole_growth():
+    pages = Pages(3, 1, **SHARED)
+    first, second = [], []
+    assert pages.grow(first, 2, home=1)
+    assert not pages.grow(second, 3, home=0)  # its third page is device 1's
+    assert second == []
+    assert pages.grow(second, 2, home=pages.best_home())

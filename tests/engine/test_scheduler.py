@@ -27,6 +27,8 @@ class Serving(RuleBasedStateMachine):
     """Plans one step ahead of the tokens it reads, as the engine does."""
 
     @initialize(
+        shards=st.sampled_from([1, 1, 2, 3]),
+        devices=st.sampled_from([1, 1, 2, 3]),
         slots=st.integers(1, 4),
         chunk=st.sampled_from([1, 3, 8, 130, 200]),
         page_size=st.sampled_from([1, 2, 5]),
@@ -34,17 +36,22 @@ class Serving(RuleBasedStateMachine):
         spare=st.integers(0, 6),
         opened=st.randoms(use_true_random=False),
     )
-    def begin(self, slots, chunk, page_size, longest, spare, opened):
+    def begin(self, shards, devices, slots, chunk, page_size, longest, spare, opened):
         self.longest = longest
-        self.total = -(-longest // page_size) + spare
-        self.slots = slots
+        segment = -(-longest // (page_size * devices))
+        self.each = segment + spare
+        self.slots, self.shards = slots, shards
         self.shapes = Shapes(slots, chunk)
         self.opened = set(self.shapes.first)
         self.opened |= {g for g in self.shapes.rest if opened.random() < 0.5}
         for geometry in sorted(self.opened, key=lambda g: opened.random()):
             self.shapes.open(geometry)
-        self.scheduler = Scheduler(Pages(self.total + 1, page_size), self.shapes, slots)
-        self.device = FakeDevice(page_size, slots)
+        columns = segment * devices
+        self.pages = [
+            Pages(self.each + 1, page_size, devices, columns) for _ in range(shards)
+        ]
+        self.scheduler = Scheduler(self.pages, self.shapes, slots)
+        self.device = FakeDevice(self.pages, shards * slots)
         self.live: dict[int, Sequence] = {}
         self.flying = None
         self.submitted = self.cancelled = self.stopped = self.steps = 0
@@ -83,19 +90,24 @@ class Serving(RuleBasedStateMachine):
     def check(self, plan):
         g = plan.geometry
         assert g in self.opened
-        assert len(plan.decodes) <= g.decodes
-        assert len(plan.chunks) <= g.chunks
-        assert plan.decodes or plan.chunks
-        fed = [row.sequence.id for row in (*plan.decodes, *plan.chunks)]
+        assert len(plan.shares) == self.shards
+        rows = [row for _, _, row in plan.placed()]
+        fed = [row.sequence.id for row in rows]
+        assert rows
         assert len(set(fed)) == len(fed)
-        for row in (*plan.decodes, *plan.chunks):
+        for number, place, row in plan.placed():
+            assert number // g.rows == place // g.tokens == row.sequence.shard
+        for row in rows:
             room = len(row.sequence.pages) * self.device.page_size
             assert row.start + row.count <= min(room, self.longest)
             assert row.sequence.slot is not None
             assert not row.sequence.finished
             assert row.sequence.answered <= row.sequence.limit
-        assert all(row.count == 1 and row.samples for row in plan.decodes)
-        assert all(1 <= row.count <= g.chunk_tokens for row in plan.chunks)
+        for decodes, chunks in plan.shares:
+            assert len(decodes) <= g.decodes
+            assert len(chunks) <= g.chunks
+            assert all(row.count == 1 and row.samples for row in decodes)
+            assert all(1 <= row.count <= g.chunk_tokens for row in chunks)
 
     def read(self, plan, tokens, draw):
         for number, _, row in plan.placed():
@@ -123,10 +135,14 @@ class Serving(RuleBasedStateMachine):
     def every_page_has_one_owner(self):
         if not hasattr(self, "live"):
             return
-        owned = Counter(page for s in self.live.values() for page in s.pages)
+        owned = Counter(
+            (s.shard, self.pages[s.shard].device(s.home, column), page)
+            for s in self.live.values()
+            for column, page in enumerate(s.pages)
+        )
         assert set(owned.values()) <= {1}
-        assert len(owned) == self.scheduler.pages.used
-        assert set(owned) <= set(range(1, self.total + 1))
+        assert len(owned) == self.scheduler.pages_used
+        assert {page for _, _, page in owned} <= set(range(1, self.each + 1))
 
     @invariant()
     def every_running_sequence_has_a_slot_of_its_own(self):
@@ -134,15 +150,21 @@ class Serving(RuleBasedStateMachine):
             return
         slots = [s.slot for s in self.scheduler.running]
         assert len(set(slots)) == len(slots)
-        assert set(slots) <= set(range(self.slots))
+        assert set(slots) <= set(range(self.shards * self.slots))
+        shards = [s.slot // self.slots for s in self.scheduler.running]
+        assert shards == [s.shard for s in self.scheduler.running]
         assert all(s.slot is None and not s.pages for s in self.scheduler.waiting)
 
     @invariant()
     def the_first_to_come_is_the_first_served(self):
         if not hasattr(self, "live"):
             return
-        order = [s.id for s in (*self.scheduler.running, *self.scheduler.waiting)]
-        assert order == sorted(self.live)
+        waiting = [s.id for s in self.scheduler.waiting]
+        running = [s.id for s in self.scheduler.running]
+        assert waiting == sorted(waiting)
+        assert sorted(waiting + running) == sorted(self.live)
+        if self.shards == 1:
+            assert running + waiting == sorted(self.live)
 
     def teardown(self):
         """Whatever happened, everyone who is left is served to the end."""
@@ -156,7 +178,7 @@ class Serving(RuleBasedStateMachine):
             if not self.live and self.flying is None:
                 break
         assert not self.live, f"starved after {4 * left} steps, {again} preemptions"
-        assert self.scheduler.pages.used == 0
+        assert self.scheduler.pages_used == 0
         assert self.scheduler.plan() is None
 
 
@@ -172,14 +194,15 @@ def run_to_end(prompts, limits, *, pages, page_size, slots, chunk):
     shapes = Shapes(slots, chunk)
     for geometry in (*shapes.first, *shapes.rest):
         shapes.open(geometry)
-    scheduler = Scheduler(Pages(pages + 1, page_size), shapes, slots)
+    pool = [Pages(pages + 1, page_size)]
+    scheduler = Scheduler(pool, shapes, slots)
     sequences = [
         Sequence(i, list(prompt), len(prompt), GREEDY, limit)
         for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
     ]
     for sequence in sequences:
         scheduler.add(sequence)
-    device, flying, plans = FakeDevice(page_size, slots), None, []
+    device, flying, plans = FakeDevice(pool, slots), None, []
     while flying or not all(s.finished for s in sequences):
         plan = scheduler.plan()
         ahead = (plan, device.run(plan)) if plan else None
@@ -204,7 +227,9 @@ def test_the_last_to_come_gives_its_pages_and_loses_nothing():
     assert scheduler.preemptions > 0
     for sequence, prompt in zip(sequences, prompts, strict=True):
         assert sequence.tokens[5:] == simple_answer(prompt, 12)
-    fed_twice = {r.sequence.id for p in plans for r in p.chunks if r.count > 5}
+    fed_twice = {
+        r.sequence.id for p in plans for r in p.shares[0].chunks if r.count > 5
+    }
     assert fed_twice
     assert 0 not in fed_twice
 
@@ -213,9 +238,10 @@ def test_decodes_ride_in_every_step_of_a_long_prompt():
     _, _, plans = run_to_end(
         [[1], [2] * 30], [20, 1], pages=60, page_size=1, slots=2, chunk=4
     )
-    chunked = [p for p in plans if p.chunks and p.chunks[0].sequence.id == 1]
+    shares = [p.shares[0] for p in plans]
+    chunked = [s for s in shares if s.chunks and s.chunks[0].sequence.id == 1]
     assert len(chunked) == 8
-    assert all(len(p.decodes) == 1 for p in chunked)
+    assert all(len(s.decodes) == 1 for s in chunked)
 
 
 def test_several_short_prompts_share_a_step():
@@ -227,7 +253,7 @@ def test_several_short_prompts_share_a_step():
         slots=4,
         chunk=128,
     )
-    assert [row.count for row in plans[0].chunks] == [30, 40]
+    assert [row.count for row in plans[0].shares[0].chunks] == [30, 40]
 
 
 def test_a_lone_request_decodes_in_the_smallest_step():

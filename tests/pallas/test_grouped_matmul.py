@@ -242,7 +242,7 @@ def test_a_stack_of_layers_is_not_sliced():
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_every_case_compiles(request, chip, case):
-    if chip == "v7x" and case.form == "int4" and case.fused:
+    if chip in ("v5p", "v7x") and case.form == "int4" and case.fused:
         why = "XLA turns the scales of int4 blocks round first, 8.3 MiB of them"
         request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     fused_plain = case.form == "bfloat16" and case.fused  # XLA parts gate and up first

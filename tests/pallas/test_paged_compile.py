@@ -20,6 +20,8 @@ FEW = [
     ("v7x", "r1-tensor8-decode-32x2048"),
 ]
 
+IN_HBM = [("v5p", "qwen-7b-tensor4-mixed-512+8"), ("v5p", "smollm2-mixed-512+8")]
+
 
 def compiles(chip, case):
     kernel = gqa_attention if case.kv_heads else mla_attention
@@ -49,5 +51,8 @@ def test_compiles(chip, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("name", CASES)
-def test_compiles_every_case(chip, name):
+def test_compiles_every_case(request, chip, name):
+    if (chip, name) in IN_HBM:
+        why = "XLA keeps tiles of queries in HBM, over a quarter of so small a pool"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     compiles(chip, CASES[name])

@@ -90,6 +90,15 @@ def test_tensor_parallel_size_makes_a_mesh(load, monkeypatch):
     assert dict(arguments["mesh"].shape) == {"data": 1, "tensor": 2}
 
 
+def test_expert_flags_reach_the_model(load, monkeypatch):
+    visitor = Visitor(monkeypatch, lambda url: None)
+    flags = ["--redundant-experts", "32", "--expert-loads", "loads.json"]
+    assert command.main(["--port", "0", *flags]) == 0
+    visitor.join()
+    [(_, arguments)] = load
+    assert arguments == {"redundant_experts": 32, "expert_loads": "loads.json"}
+
+
 def test_more_devices_than_there_are_is_refused(load, capsys):
     assert command.main(["--port", "0", "--tensor-parallel-size", "999"]) == 2
     assert "it needs 999 devices" in capsys.readouterr().err

@@ -29,11 +29,13 @@ _SCARCE = 16
 _ROWS = 1024
 _COLUMNS, _STEPS = 512, 16
 # Bundles of a tile's product. The code for it is written twice, for whole tiles and for
-# the rest. On v6e alone bundles bind where this is 8,192.
-_BODY = {"v5e": 8192, "v6e": 16384, "v7x": 8192}
+# the rest. On v6e alone bundles bind where this is 8,192. v5p's rates are those of two
+# cores, and a kernel's code fills the matrix units of one.
+_BODY = {"v5e": 8192, "v5p": 4096, "v6e": 16384, "v7x": 8192}
 # With few rows, the weights' bytes to aim at in a step. A step's own bundles, about
 # 350, must be few beside its copy; the first step's copy hides behind nothing.
-_BYTES = {"v5e": 4 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
+_MIB = 2**20
+_BYTES = {"v5e": 4 * _MIB, "v5p": 4 * _MIB, "v6e": 4 * _MIB, "v7x": 8 * _MIB}
 
 
 def choose(

@@ -15,7 +15,8 @@ from r1jax.pallas.chips import Chip
 from r1jax.pallas.dequant import LANES, Scaling, chunk
 from r1jax.pallas.quant_matmul.kernel import Blocks, buffers
 
-_BYTES = {"v5e": 3 * 2**20, "v6e": 4 * 2**20, "v7x": 8 * 2**20}
+_MIB = 2**20
+_BYTES = {"v5e": 3 * _MIB, "v5p": 4 * _MIB, "v6e": 4 * _MIB, "v7x": 8 * _MIB}
 _STEPS = 8
 # Rows in a step, and bundles of a pass.
 _ROWS = 256

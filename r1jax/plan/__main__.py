@@ -1,0 +1,176 @@
+"""Plans a model for a TPU slice: `python -m r1jax.plan r1 --topology v5e:8x8 ...`.
+
+Says whether it fits, how many tokens of cache are left, and how fast a step can be, by
+the real TPU compiler. No TPU is needed and no weight is read.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from r1jax.config import ModelConfig
+from r1jax.config_hf import from_hf
+from r1jax.errors import CheckpointError, ConfigError, R1jaxError
+from r1jax.plan import picture, program, report, slices, table
+from r1jax.presets import NAMES, preset
+from r1jax.quant import FORMS, PARTS, Scheme, scheme
+from r1jax.sharding import STRATEGIES
+from r1jax.weights import open_source
+
+_BAD_INPUT = 2  # the exit code for what the user can put right
+_DTYPES = ("bfloat16", "float32", *FORMS)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains in three lines, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage and leaving."""
+        raise ConfigError(
+            message,
+            "the command line cannot be understood",
+            "see python -m r1jax.plan --help",
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plans, prints, and gives the exit code: 0 where it fits, 1 where it does not."""
+    try:
+        args = _parser().parse_args(arguments)
+        slices.prepare(args.topology)
+        name, config = _model(args.source)
+        return _plan(args, name, config)
+    except R1jaxError as error:
+        sys.stderr.write(f"{error}\n")
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+
+
+def _plan(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
+    if args.picture:
+        picture.check()
+    on = slices.describe(args.topology)
+    setup = program.make_setup(
+        config,
+        on,
+        strategy=args.strategy,
+        data=args.data_parallel_size,
+        tensor=args.tensor_parallel_size,
+        scheme=_scheme(args, config),
+        dtype=None if args.dtype in FORMS else args.dtype,
+        context=args.context,
+        page_size=args.page_size,
+    )
+    plan = report.make_plan(name, args.dtype, setup, args.batch, args.chunk, _say)
+    if args.json:
+        print(json.dumps(plan.to_dict()))
+    else:
+        print(table.table(plan, args.chip_hour_price), end="")
+    if args.picture:
+        picture.draw(plan, args.picture)
+        _say(f"drew {args.picture}")
+    return 0 if plan.fits else 1
+
+
+def _scheme(args: argparse.Namespace, config: ModelConfig) -> Scheme | None:
+    """Returns what is stored in few bits: of --dtype, and of the flags of its parts."""
+    found = scheme(args.dtype, config.moe is not None) or Scheme()
+    parts = {part: getattr(args, f"{part}_dtype") for part in PARTS}
+    parts = {part: form for part, form in parts.items() if form}
+    if parts.get("experts") and config.moe is None:
+        raise ConfigError(
+            f"--experts-dtype {parts['experts']}",
+            "the model has no experts",
+            "use --dense-dtype for its feed-forward layers",
+        )
+    found = dataclasses.replace(found, **parts)
+    return None if found == Scheme() else found
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _model(source: str) -> tuple[str, ModelConfig]:
+    """Returns a preset, or the config of a checkpoint; reads no weights."""
+    path = Path(source)
+    if not path.exists():
+        return source, preset(source)
+    name, config = path.resolve().name, path / "config.json"
+    if not config.exists():
+        return name, open_source(path).config
+    try:
+        return name, from_hf(json.loads(config.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{config} cannot be read", str(error), "fetch the checkpoint's again"
+        ) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "python -m r1jax.plan",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", nargs="?", default="r1", metavar="SOURCE", help=_SOURCE
+    )
+    add = parser.add_argument_group("where").add_argument
+    add("--topology", default="v5e:8x8", metavar="SLICE", help=_TOPOLOGY)
+    add("--strategy", choices=STRATEGIES, default="throughput", help=_STRATEGY)
+    add("--data-parallel-size", type=_whole(1), help="devices to cut sequences over")
+    add("--tensor-parallel-size", type=_whole(1), help="devices to cut heads over")
+    add = parser.add_argument_group("what").add_argument
+    add("--dtype", choices=_DTYPES, default="bfloat16", help="weights (%(default)s)")
+    for part in PARTS:
+        add(f"--{part}-dtype", choices=FORMS, help=f"of {part} weights alone")
+    add("--batch", type=_whole(1), default=64, help="sequences at once (%(default)s)")
+    add("--context", type=_whole(2), default=2048, help="tokens of each (%(default)s)")
+    add("--chunk", type=_whole(0), default=512, help=_CHUNK)
+    add(
+        "--page-size",
+        type=_whole(1),
+        default=128,
+        help="tokens in a page (%(default)s)",
+    )
+    add = parser.add_argument_group("output").add_argument
+    add("--json", action="store_true", help="one JSON object instead of the table")
+    add("--picture", type=Path, metavar="FILE.png", help="memory and limits, drawn")
+    add("--chip-hour-price", type=float, metavar="PRICE", help=_PRICE)
+    return parser
+
+
+def _whole(low: int) -> Callable[[str], int]:
+    """Makes a type for integers from `low`."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < low:
+            raise argparse.ArgumentTypeError(f"{number} is less than {low}")
+        return number
+
+    return whole_number
+
+
+_SOURCE = (
+    f"a preset ({', '.join(NAMES)}) or the directory or GGUF file of a checkpoint, of "
+    "which only the config is read (%(default)s)"
+)
+_TOPOLOGY = (
+    "a slice by the compiler's name: v5e:8x8, v6e:4x8, v5p:2x4x4, tpu7x:2x2x2, cpu:8 "
+    "(%(default)s)"
+)
+_STRATEGY = "latency for a few sequences, throughput for many (%(default)s)"
+_CHUNK = "prompt tokens of a prefill step in each shard, 0 for none (%(default)s)"
+_PRICE = "what a chip costs an hour, in any currency: adds the price of tokens"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
