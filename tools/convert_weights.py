@@ -2,8 +2,10 @@
 
     python tools/convert_weights.py --input DeepSeek-R1 --output r1 --dtype bfloat16
 
-The output is an Orbax directory with a manifest and the tokenizer. It appears under its
-name when it is complete; memory stays small whatever the size of the model.
+The output is an Orbax directory with a manifest and the tokenizer. It grows in
+`OUTPUT.partial` and appears under its name when it is complete. Whatever stops the
+conversion, the same command goes on where it stood; memory stays small whatever the
+size of the model.
 """
 
 import argparse
@@ -14,7 +16,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, or ta
 
 from r1jax.errors import R1jaxError
 from r1jax.weights import convert
-from r1jax.weights.convert import DTYPES
+from r1jax.weights.dtypes import DTYPES
+
+PARTS = {
+    "attention": "the projections of attention",
+    "dense": "dense feed-forward layers and shared experts",
+    "experts": "the routed experts",
+}
 
 
 def main() -> int:
@@ -36,16 +44,31 @@ def main() -> int:
         "--dtype",
         default="bfloat16",
         choices=DTYPES,
-        help="of all weights but the router's bias, always float32 (%(default)s)",
+        help="of the weights; some small ones are always float32, and beside weights "
+        "of few bits embedding, head and norms are bfloat16 (%(default)s)",
     )
+    for part, what in PARTS.items():
+        parser.add_argument(
+            f"--{part}-dtype",
+            choices=DTYPES,
+            help=f"of {what}, where it differs from --dtype",
+        )
     arguments = parser.parse_args()
     try:
-        report = convert(arguments.input, arguments.output, dtype=arguments.dtype)
+        report = convert(
+            arguments.input,
+            arguments.output,
+            dtype=arguments.dtype,
+            **{f"{part}_dtype": getattr(arguments, f"{part}_dtype") for part in PARTS},
+        )
     except R1jaxError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped: {arguments.output} was not written\n")
+        sys.stderr.write(
+            f"stopped: {arguments.output} is not finished; the same command goes on "
+            f"where it stood, or remove {arguments.output}.partial\n"
+        )
         return 130
     sys.stdout.write(f"{report}\n")
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
 from r1jax.typing import PyTree
-from r1jax.weights import leaves, names
+from r1jax.weights import direct, leaves, names
 from r1jax.weights.files import some
 from r1jax.weights.gguf_config import from_gguf
 from r1jax.weights.gguf_file import GgufFile, Stored
@@ -27,11 +27,13 @@ class GgufCheckpoint:
       path: The file.
       config: The model.
       generation: Empty: GGUF files do not say how to sample.
+      fields: None: there is no config.json.
       table: Where the tensors belong.
       tensor_count: How many tensors the file holds.
     """
 
     kind = "gguf"
+    fields = None
 
     def __init__(self, path: str | Path) -> None:
         """Reads the metadata and where the tensors lie.
@@ -65,6 +67,11 @@ class GgufCheckpoint:
         _account(self.path, self.table, self._tensors)
 
     @property
+    def files(self) -> list[Path]:
+        """The files that a conversion depends on."""
+        return [self.path]
+
+    @property
     def tokenizer_directory(self) -> None:
         """A file's tokenizer is metadata, never files."""
 
@@ -75,8 +82,8 @@ class GgufCheckpoint:
     def params(
         self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
     ) -> PyTree:
-        """Reads the parameters; see `r1jax.weights.leaves.load`."""
-        return leaves.load(self, dtype, mtp=mtp, shardings=shardings)
+        """Reads the parameters; see `r1jax.weights.direct.load`."""
+        return direct.load(self, dtype, mtp=mtp, shardings=shardings)
 
 
 def _check_whole(path: Path, fields: Mapping[str, Any]) -> None:
@@ -122,7 +129,7 @@ def load_params(
     """Reads a file's config and parameters into memory, without conversion.
 
     Raises:
-      CheckpointError: As said in `GgufCheckpoint` and `r1jax.weights.leaves.load`.
+      CheckpointError: As said in `GgufCheckpoint` and `r1jax.weights.direct.load`.
       ConfigError: It is of a model that r1jax does not have.
     """
     source = GgufCheckpoint(path)

@@ -17,7 +17,7 @@ from r1jax.config import ModelConfig
 from r1jax.config_hf import from_hf
 from r1jax.errors import CheckpointError
 from r1jax.typing import PyTree
-from r1jax.weights import leaves, names
+from r1jax.weights import direct, leaves, names
 from r1jax.weights.files import read_json, some
 from r1jax.weights.safetensors import DTYPES, Stored, open_shards
 
@@ -45,6 +45,7 @@ class HfCheckpoint:
       config: The model. Its `mtp_layers` is 0 where the checkpoint was saved without
         them, as transformers does.
       generation: What generation_config.json says; empty where there is none.
+      fields: What config.json says.
       table: Where the tensors belong.
       tensor_count: How many tensors the files hold.
     """
@@ -60,7 +61,7 @@ class HfCheckpoint:
           ConfigError: config.json asks for another model.
         """
         self.path = Path(path)
-        fields = read_json(self.path / "config.json")
+        self.fields = fields = read_json(self.path / "config.json")
         _check_quantization(self.path, fields.get("quantization_config"))
         beside = self.path / "generation_config.json"
         self.generation = read_json(beside) if beside.exists() else {}
@@ -70,6 +71,14 @@ class HfCheckpoint:
         for name, shape in self.table.shapes.items():
             _check(self._stored, name, shape, self.table.may_be_fp8(name))
         _check_scales(self._stored)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that a conversion depends on."""
+        shards = {tensor.file.path for tensor in self._stored.values()}
+        beside = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+        others = (self.path / name for name in beside)
+        return sorted(shards) + [path for path in others if path.exists()]
 
     @property
     def tokenizer_directory(self) -> Path | None:
@@ -94,8 +103,8 @@ class HfCheckpoint:
     def params(
         self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
     ) -> PyTree:
-        """Reads the parameters; see `r1jax.weights.leaves.load`."""
-        return leaves.load(self, dtype, mtp=mtp, shardings=shardings)
+        """Reads the parameters; see `r1jax.weights.direct.load`."""
+        return direct.load(self, dtype, mtp=mtp, shardings=shardings)
 
 
 class _Plain:
@@ -250,7 +259,7 @@ def load_params(
     """Reads a directory's config and parameters into memory, without conversion.
 
     Raises:
-      CheckpointError: As said in `HfCheckpoint` and `r1jax.weights.leaves.load`.
+      CheckpointError: As said in `HfCheckpoint` and `r1jax.weights.direct.load`.
       ConfigError: config.json asks for another model.
     """
     source = HfCheckpoint(directory)

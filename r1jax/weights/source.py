@@ -9,7 +9,9 @@ from r1jax.errors import CheckpointError
 from r1jax.typing import PyTree
 from r1jax.weights.gguf import GgufCheckpoint
 from r1jax.weights.hf import HfCheckpoint
-from r1jax.weights.store import MANIFEST, OrbaxCheckpoint
+from r1jax.weights.journal import is_partial
+from r1jax.weights.manifest import MANIFEST
+from r1jax.weights.store import OrbaxCheckpoint
 
 
 class Source(Protocol):
@@ -73,6 +75,12 @@ def open_source(
       ConfigError: It is of a model that r1jax does not have.
     """
     path = Path(path).expanduser()
+    if is_partial(path):
+        raise CheckpointError(
+            f"{path} is a checkpoint that is not finished",
+            "its conversion was stopped, or is still running",
+            "run the same conversion again: it goes on where it stood",
+        )
     if path.is_file():
         return GgufCheckpoint(path)
     if (path / MANIFEST).exists():

@@ -1,0 +1,69 @@
+"""A budget of host memory that threads share."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Room:
+    """So many bytes may be in work at once; one thing that is larger goes alone."""
+
+    def __init__(self, nbytes: int) -> None:
+        """Opens the budget."""
+        self._nbytes, self._held, self._things = nbytes, 0, 0
+        self._changed = threading.Condition()
+        self.failure: BaseException | None = None
+
+    def enter(self, nbytes: int) -> None:
+        """Waits for room and takes it.
+
+        Raises:
+          BaseException: What `fail` was told.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not self._held
+                    or self._held + nbytes <= self._nbytes
+                    or self.failure
+                )
+            )
+            self._check()
+            self._held += nbytes
+            self._things += 1
+
+    def leave(self, nbytes: int) -> None:
+        """Gives room back."""
+        with self._changed:
+            self._held -= nbytes
+            self._things -= 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def held(self, nbytes: int) -> Iterator[None]:
+        """Takes room for a while."""
+        self.enter(nbytes)
+        try:
+            yield
+        finally:
+            self.leave(nbytes)
+
+    def fail(self, failure: BaseException) -> None:
+        """Ends all waiting with an error; the first one counts."""
+        with self._changed:
+            self.failure = self.failure or failure
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Waits until nothing is in work.
+
+        Raises:
+          BaseException: What `fail` was told.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._things or self.failure)
+            self._check()
+
+    def _check(self) -> None:
+        if self.failure:
+            raise self.failure
