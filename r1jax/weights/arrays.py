@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,9 +190,15 @@ class Writer:
         except (ValueError, OSError) as error:
             raise CheckpointError(
                 f"leaf {self.stored.name} cannot be written",
-                str(error).splitlines()[0],
+                reason(error),
                 "make room on the disk and start again, or choose another output",
             ) from None
+
+
+def reason(error: Exception) -> str:
+    """Returns tensorstore's words, without its codes and where in its source."""
+    first = (str(error) or type(error).__name__).splitlines()[0].split(" [")[0]
+    return re.sub(r"^[A-Z_]+: ", "", first)
 
 
 def digest_of(unit: np.ndarray) -> str:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from r1jax.errors import CheckpointError
 from r1jax.quant import Scheme
-from r1jax.weights import leaves, manifest
+from r1jax.weights import leaves, manifest, safetensors
 from r1jax.weights.arrays import Writer, digest_of, digest_of_units
 from r1jax.weights.dtypes import chosen_scheme
 from r1jax.weights.filling import THREADS, Filler
@@ -31,8 +31,9 @@ from r1jax.weights.gguf import GgufCheckpoint
 from r1jax.weights.hf import TOKENIZER_FILES, TOKENIZERS, HfCheckpoint
 from r1jax.weights.journal import Journal, Unit, is_published, partial_beside
 from r1jax.weights.leaves import Leaf
+from r1jax.weights.place import check_place, check_room
 from r1jax.weights.source import open_source
-from r1jax.weights.store import GGUF_TOKENIZER, OrbaxCheckpoint
+from r1jax.weights.store import GGUF_TOKENIZER, RELEASED_SCALES, OrbaxCheckpoint
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,15 @@ def convert(
         checkpoint.config, dtype, attention_dtype, dense_dtype, experts_dtype
     )
     planned = leaves.plan(checkpoint, plain, True, scheme)
-    _check_place(output)
+    if not is_published(output):
+        check_place(output)
     with partial_beside(output, _fingerprint(checkpoint, planned)) as journal:
         published = is_published(output)
         if not published:
             _recheck(journal, planned)
         resumed = set(journal.done)
         if not published:
-            _check_room(output, planned, resumed)
+            check_room(output, _missing(planned, resumed))
             journal.begin()
             _write_leaves(checkpoint, planned, journal)
             _write_rest(checkpoint, planned, journal, plain, scheme)
@@ -160,34 +162,6 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} has no tokenizer ({' or '.join(TOKENIZERS)})",
             "a checkpoint carries its tokenizer, or nobody could use it",
             "copy tokenizer.json and tokenizer_config.json of the release beside it",
-        )
-
-
-def _check_place(output: Path) -> None:
-    if not output.parent.is_dir():
-        raise CheckpointError(
-            f"{output.parent} is not a directory",
-            "the checkpoint is made inside it",
-            "create it first, or name another output",
-        )
-    if is_published(output):
-        return
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise CheckpointError(
-            f"{output} is there already, and not an empty directory",
-            "nothing that exists is overwritten",
-            "name another output, or remove it first",
-        )
-
-
-def _check_room(output: Path, planned: list[Leaf], resumed: set[Unit]) -> None:
-    needed = _missing(planned, resumed)
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise CheckpointError(
-            f"{output.parent} has {free / 1e9:.1f} GB free",
-            f"the checkpoint needs {needed / 1e9:.1f} GB more",
-            "make room, name another output, or choose a smaller dtype",
         )
 
 
@@ -252,7 +226,9 @@ def _write_leaves(
             writers = [Writer(journal.directory, a) for a in leaf.arrays if left]
             for unit in left:
                 array = np.empty(leaf.shape[leaf.stacked :], leaf.dtype)
-                finish = _Finish(leaf, writers, unit.index, array, journal, progress)
+                finish = _Finish(
+                    checkpoint, leaf, unit, writers, array, journal, progress
+                )
                 filler.fill(unit, array, finish.nbytes, finish)
 
 
@@ -260,9 +236,10 @@ def _write_leaves(
 class _Finish:
     """What is done with a full unit."""
 
+    checkpoint: Checkpoint
     leaf: Leaf
+    unit: leaves.Unit
     writers: list[Writer]
-    index: tuple[int, ...]
     array: np.ndarray
     journal: Journal
     progress: Any
@@ -274,12 +251,12 @@ class _Finish:
         return self.array.nbytes + (made if self.leaf.form else 0)
 
     def __call__(self) -> None:
-        parts = self.leaf.finished(self.array)
+        parts = self.leaf.finished(self.checkpoint, self.unit, self.array)
         digests = tuple(
-            writer.write(self.index, part)
+            writer.write(self.unit.index, part)
             for writer, part in zip(self.writers, parts, strict=True)
         )
-        self.journal.note((self.leaf.name, self.index), digests)
+        self.journal.note((self.leaf.name, self.unit.index), digests)
         self.progress.update(self.leaf.nbytes // len(self.leaf.units))
 
 
@@ -295,6 +272,10 @@ def _write_rest(
     arrays = [array for leaf in planned for array in leaf.arrays]
     manifest.write_metadata(directory, arrays)
     files = [manifest.METADATA, *_write_tokenizer(checkpoint, directory)]
+    scales = _plain_scales(checkpoint, scheme)
+    if scales:
+        safetensors.save(directory / RELEASED_SCALES, scales)
+        files.append(RELEASED_SCALES)
     _sweep(directory, {*files, *(name for array in arrays for name in array.files())})
     entries = {
         array.name: manifest.entry(
@@ -316,6 +297,21 @@ def _write_rest(
         "leaves": entries,
     }
     manifest.write(directory, fields, files)
+
+
+def _plain_scales(
+    checkpoint: Checkpoint, scheme: Scheme | None
+) -> dict[str, np.ndarray]:
+    """Returns the scales of fp8 tensors that are plain among others kept as fp8."""
+    if scheme is None or scheme.attention != "fp8_blocks":
+        return {}
+    found = {}
+    for name, pieces in checkpoint.table.by_source.items():
+        if scheme.form(pieces[0].path) is None:
+            scales = checkpoint.tensor(name).scales
+            if scales is not None:
+                found[name] = scales
+    return found
 
 
 def _sweep(directory: Path, kept: set[str]) -> None:

@@ -125,14 +125,32 @@ class _Job:
 
 def _lay(piece: Piece, tensor: Tensor, start: int, stop: int, out: np.ndarray) -> None:
     """Reads rows, rounds them and lays them in their place."""
-    band = rounded(tensor.read(start, stop, piece.slot), out.dtype, tensor.wrong)
+    if out.dtype.name == "float8_e4m3fn":
+        band = _checked_fp8(tensor.read_fp8(start, stop), tensor)
+    else:
+        band = rounded(tensor.read(start, stop, piece.slot), out.dtype, tensor.wrong)
     x, y = piece.turn.align(band, out, start)
     y[...] = x
 
 
-def rounded(
-    values: np.ndarray, dtype: Any, wrong: Callable[[str, str, str], CheckpointError]
-) -> np.ndarray:
+def _checked_fp8(band: np.ndarray, tensor: Tensor) -> np.ndarray:
+    if ((band.view(np.uint8) & 0x7F) == 0x7F).any():
+        raise _no_number(tensor.wrong)
+    return band
+
+
+Wrong = Callable[[str, str, str], CheckpointError]
+
+
+def _no_number(wrong: Wrong) -> CheckpointError:
+    return wrong(
+        "a value is no number",
+        "one such weight turns every answer into nonsense",
+        "take the released file again",
+    )
+
+
+def rounded(values: np.ndarray, dtype: Any, wrong: Wrong) -> np.ndarray:
     """Rounds to nearest, ties to even.
 
     Raises:
@@ -141,13 +159,12 @@ def rounded(
     with np.errstate(over="ignore"):  # told below, with its name
         band = values.astype(dtype, copy=False)
     if not _finite(band):
-        finite = np.isfinite(values.astype(np.float32, copy=False)).all()
+        if not np.isfinite(values.astype(np.float32, copy=False)).all():
+            raise _no_number(wrong)
         raise wrong(
-            f"a value is too large for {band.dtype}"
-            if finite
-            else "a value is no number",
+            f"a value is too large for {band.dtype}",
             "one such weight turns every answer into nonsense",
-            "use bfloat16 or float32" if finite else "take the released file again",
+            "use bfloat16 or float32",
         )
     return band
 

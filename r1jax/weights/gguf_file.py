@@ -54,6 +54,7 @@ class Stored:
     kind: Kind
     shape: tuple[int, ...]
     start: int
+    scales: None = None  # those of fp8 blocks, which GGUF files do not have
 
     @property
     def nbytes(self) -> int:
@@ -74,6 +75,10 @@ class Stored:
         line = shape[-1] // block * size if len(shape) > 1 else count
         values = gguf.dequantize(raw.reshape(-1, line), self.kind)
         return values.reshape(stop - start, *shape[1:])
+
+    def read_fp8(self, start: int, stop: int) -> np.ndarray:
+        """Is not asked of a tensor without scales."""
+        raise AssertionError(self.name)
 
     def wrong(self, what: str, why: str, fix: str = AGAIN) -> CheckpointError:
         """Returns the error that names the file and this tensor."""

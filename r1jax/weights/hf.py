@@ -110,26 +110,27 @@ class HfCheckpoint:
 class _Plain:
     """A tensor of floats."""
 
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
+    def __init__(self, stored: Stored, scales: np.ndarray | None = None) -> None:
+        self._stored, self.scales = stored, scales
         self.wrong = stored.wrong
 
     def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
+        return self._stored.rows(start, stop)
+
+    def read_fp8(self, start: int, stop: int) -> np.ndarray:
         return self._stored.rows(start, stop)
 
 
 class _Blocks(_Plain):
     """A tensor of fp8 values with a scale for each block."""
 
-    def __init__(self, stored: Stored, scales: np.ndarray) -> None:
-        super().__init__(stored)
-        self._scales = scales
+    scales: np.ndarray
 
     def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
         values = _FP8[self._stored.rows(start, stop).view(np.uint8)]
         for block in range(start // BLOCK, -(-stop // BLOCK)):
             rows = slice(max(0, block * BLOCK - start), (block + 1) * BLOCK - start)
-            values[rows] *= np.repeat(self._scales[block], BLOCK)[: values.shape[1]]
+            values[rows] *= np.repeat(self.scales[block], BLOCK)[: values.shape[1]]
         return values
 
 

@@ -4,6 +4,7 @@ A leaf is made in units, each a slice of its stacked axes (one layer, or one exp
 one layer). Loading and conversion share them.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,20 +16,28 @@ from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
 from r1jax.quant import QArray, Scheme
 from r1jax.typing import PyTree
-from r1jax.weights import names
+from r1jax.weights import few_bits, names
 from r1jax.weights.arrays import Stored
 from r1jax.weights.names import Path, Piece, Table
 
 _WHOLE = 2**24  # bytes up to which a stacked leaf is one unit
-_AT_ONCE = 2**22  # values that are rounded to few bits at once, in whole blocks
-_BLOCK = 128  # columns that may share a scale
+Parts = tuple[np.ndarray, ...]
 
 
 class Tensor(Protocol):
     """A tensor of a checkpoint, read by rows."""
 
+    @property
+    def scales(self) -> np.ndarray | None:
+        """Those of its fp8 blocks of 128 x 128; None where it is not stored so."""
+        ...
+
     def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
         """Returns rows as numbers (any float dtype); `slot` chooses the expert."""
+        ...
+
+    def read_fp8(self, start: int, stop: int) -> np.ndarray:
+        """Returns rows of fp8 values without their scales."""
         ...
 
     def wrong(self, what: str, why: str, fix: str) -> CheckpointError:
@@ -67,7 +76,7 @@ class Leaf:
     Attributes:
       path: Where it stands in the tree.
       shape: As it is filled, before it is rounded to few bits.
-      dtype: As it is filled.
+      dtype: As it is filled: float32, or fp8 as released, before it is few bits.
       form: One of `quant.FORMS`, or None for a plain leaf.
       units: What it is made of.
       arrays: What is stored: one array, or values and scales.
@@ -95,19 +104,24 @@ class Leaf:
         """How many leading axes a unit does not have."""
         return len(self.units[0].index)
 
-    def finished(self, unit: np.ndarray) -> tuple[np.ndarray, ...]:
+    @property
+    def passed_on(self) -> bool:
+        """Whether the tensors' own fp8 values and scales are stored as they are."""
+        return self.dtype.name == "float8_e4m3fn"
+
+    def finished(self, source: Tensors, unit: Unit, filled: np.ndarray) -> Parts:
         """Returns what is stored of a filled unit."""
         if self.form is None:
-            return (unit,)
-        wide = quant.as_matrices(self.path, unit)
+            return (filled,)
         values, scales = (np.empty(a.unit_shape, a.dtype) for a in self.arrays)
-        step = _AT_ONCE // math.prod(wide.shape[:-1]) // _BLOCK * _BLOCK or _BLOCK
-        for start in range(0, wide.shape[-1], step):
-            columns = wide[..., start : start + step]
-            few = quant.quantise(columns, quant.summed_axis(self.path), self.form)
-            values[..., start : start + step] = few.values
-            first = start // quant.scaling_of(few).width
-            scales[..., first : first + few.scales.shape[-1]] = few.scales
+        if not self.passed_on:
+            few_bits.quantised(self.path, filled, self.form, values, scales)
+            return values, scales
+        values[...] = quant.as_matrices(self.path, filled)
+        for piece in unit.pieces:
+            inside = dataclasses.replace(piece, index=piece.index[len(unit.index) :])
+            part = few_bits.block_scales(self.path, scales, inside)
+            part[...] = source.tensor(piece.source).scales
         return values, scales
 
 
@@ -128,10 +142,16 @@ def plan(
         if path[0] == "mtp" and not mtp:
             continue
         form = scheme.form(path) if scheme else None
-        filled = np.dtype(np.float32) if form else leaf.dtype
+        pieces = source.table.by_leaf[path]
+        filled = leaf.dtype
+        if form:
+            released = form == "fp8_blocks" and all(
+                source.tensor(piece.source).scales is not None for piece in pieces
+            )
+            filled = np.dtype("float8_e4m3fn" if released else np.float32)
         whole = math.prod(leaf.shape) * filled.itemsize <= _WHOLE
         units: dict[tuple[int, ...], list[Piece]] = {}
-        for piece in source.table.by_leaf[path]:
+        for piece in pieces:
             units.setdefault(() if whole else piece.index, []).append(piece)
         listed = tuple(Unit(index, tuple(units[index])) for index in sorted(units))
         parts = [(*path, part) for part in names.PARTS] if form else [path]

@@ -21,7 +21,7 @@ import tensorstore as ts
 from jax.experimental.layout import Format
 
 from r1jax.errors import CheckpointError
-from r1jax.weights.arrays import Stored
+from r1jax.weights.arrays import Stored, reason
 from r1jax.weights.files import aligned
 from r1jax.weights.filling import rounded
 from r1jax.weights.room import Room
@@ -71,7 +71,7 @@ class Reader:
         Returns:
           A function that waits for the array.
         """
-        source = _Source(self._directory, stored, np.dtype(dtype), self._context)
+        source = self._source(stored, dtype)
         if sharding is None:
             return self._to_host(source)
         layout = None
@@ -101,6 +101,25 @@ class Reader:
             )
 
         return ready
+
+    def part(
+        self, stored: Stored, index: tuple[int, ...], dtype: Any = None
+    ) -> np.ndarray:
+        """Reads what lies at a place of the leading axes, at once.
+
+        Args:
+          stored: The array.
+          index: The place.
+          dtype: What it is rounded to; None for what is stored.
+        """
+        source = self._source(stored, stored.dtype if dtype is None else dtype)
+        place = tuple(slice(i, i + 1, 1) for i in index) + tuple(
+            slice(0, n, 1) for n in stored.shape[len(index) :]
+        )
+        return source.read(place).reshape(stored.shape[len(index) :])
+
+    def _source(self, stored: Stored, dtype: Any) -> "_Source":
+        return _Source(self._directory, stored, np.dtype(dtype), self._context)
 
     def _to_host(self, source: "_Source") -> Callable[[], np.ndarray]:
         out = aligned(source.stored.shape, source.dtype)
@@ -182,7 +201,7 @@ class _Source:
         except ValueError as error:
             raise CheckpointError(
                 f"{where} cannot be read",
-                str(error).splitlines()[0],
+                reason(error),
                 "copy the checkpoint again, or convert again",
             ) from None
         if values.dtype == self.dtype:

@@ -17,6 +17,8 @@ from r1jax.weights.files import read_json
 from r1jax.weights.reading import Reader
 
 GGUF_TOKENIZER = "gguf_tokenizer.json"
+# Block scales of fp8 tensors whose leaves are plain, so that they can be fp8 again.
+RELEASED_SCALES = "released_scales.safetensors"
 
 
 def restore(

@@ -1,58 +1,13 @@
 """What is broken, half-made or cannot be written is one error, and never loaded."""
 
-import json
-
 import numpy as np
 import pytest
 
+from damages import IN_LEAVES, IN_MANIFEST
 from r1jax.errors import CheckpointError
 from r1jax.weights import arrays, convert, restore
 
-# Each damages a checkpoint; it must be refused.
-
-
-def remove(name):
-    return lambda path: (path / name).unlink()
-
-
-def cut(name):
-    return lambda path: (path / name).write_bytes((path / name).read_bytes()[:-3])
-
-
-def flip(name):
-    def damage(path):
-        content = bytearray((path / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (path / name).write_bytes(content)
-
-    return damage
-
-
-def in_manifest(**fields):
-    def damage(path):
-        manifest = json.loads((path / "r1jax.json").read_text())
-        (path / "r1jax.json").write_text(json.dumps(manifest | fields))
-
-    return damage
-
-
-CHUNK = "dense_layers.mlp.down.kernel/c/0/0/0"
-DAMAGES = {
-    "no manifest": remove("r1jax.json"),
-    "half a manifest": cut("r1jax.json"),
-    "another format": in_manifest(format=1),
-    "no config": in_manifest(config={}),
-    "a config of the wrong kind": in_manifest(config=7),
-    "no leaves": in_manifest(leaves={}),
-    "leaves of the wrong kind": in_manifest(leaves=[1]),
-    "an unknown scheme": in_manifest(scheme={"attention": "int3"}),
-    "an unknown dtype": in_manifest(dtype="int3"),
-    "a chunk missing": remove(CHUNK),
-    "a chunk cut short": cut(CHUNK),
-    "a chunk with a flipped bit": flip(CHUNK),
-    "an array's description missing": remove("embed.embedding/zarr.json"),
-    "an array's description cut short": cut("embed.embedding/zarr.json"),
-}
+DAMAGES = IN_MANIFEST | IN_LEAVES
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
