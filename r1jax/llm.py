@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
-from r1jax import cache, model, parameters, sharding
+from r1jax import cache, model, parameters, quant, sharding
 from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
@@ -246,11 +247,29 @@ def _placed(config: ModelConfig, params: PyTree, target: Target) -> PyTree:
     """Puts parameters where a target wants them."""
     if target.form == "cpu":
         return model.for_cpu(params)
+    places = placements(config, params, target)
+    if jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), params) == places:
+        return params  # loading put them there
+    return jax.device_put(params, places)
+
+
+def placements(config: ModelConfig, params: PyTree, target: Target) -> PyTree:
+    """Returns where a target wants each parameter; None for arrays on the host.
+
+    Args:
+      config: The model.
+      params: The parameters, or their shapes.
+      target: What they are for.
+    """
+    if target.form == "cpu":
+        return None
     if target.placement is None:
-        return jax.device_put(params)
+        single = SingleDeviceSharding(jax.devices()[0])
+        return jax.tree.map(lambda _: single, params)
     mesh, rules = target.placement.mesh, target.placement.rules
-    axes = parameters.logical_axes(config)
-    return jax.device_put(params, sharding.shardings(params, axes, mesh, rules))
+    axes = parameters.logical_axes(config, quant.scheme_of(params))
+    axes = {name: axes[name] for name in params}  # perhaps without the MTP layers
+    return sharding.shardings(params, axes, mesh, rules)
 
 
 def _wordless(event: Event) -> Delta:

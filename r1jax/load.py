@@ -15,7 +15,7 @@ from r1jax.config import ModelConfig
 from r1jax.engine.loop import check_target
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
-from r1jax.llm import LLM
+from r1jax.llm import LLM, placements
 from r1jax.presets import NAMES, preset
 from r1jax.sharding import Placement
 from r1jax.target import Target, target_for
@@ -74,15 +74,17 @@ def load(
     if name in NAMES and not Path(name).exists():
         config, params = _random(name, chosen, seed or 0)
         generation: Mapping[str, Any] = {}
-        tokenizer = None
+        tokenizer, target = None, _target(config, mesh, kernels)
     else:
         opened: Source = open_source(_locate(source))
         config, generation = opened.config, opened.generation
-        params, tokenizer = opened.params(chosen), _tokenizer(opened)
+        target = _target(config, mesh, kernels)
+        shapes = parameters.abstract(config, chosen, opened.scheme)
+        places = placements(config, shapes, target)
+        params, tokenizer = opened.params(chosen, shardings=places), _tokenizer(opened)
     if tokenizer is not None:
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
-    target = _target(config, mesh, kernels)
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,

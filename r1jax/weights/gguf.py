@@ -9,6 +9,7 @@ from typing import Any
 
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
 from r1jax.weights import direct, leaves, names
 from r1jax.weights.files import some
@@ -24,6 +25,7 @@ class GgufCheckpoint:
 
     Attributes:
       kind: "gguf".
+      scheme: None: what is read is multiplied out.
       path: The file.
       config: The model.
       generation: Empty: GGUF files do not say how to sample.
@@ -33,6 +35,7 @@ class GgufCheckpoint:
     """
 
     kind = "gguf"
+    scheme = None
     fields = None
 
     def __init__(self, path: str | Path) -> None:
@@ -80,10 +83,15 @@ class GgufCheckpoint:
         return self._tensors[name]
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
         """Reads the parameters; see `r1jax.weights.direct.load`."""
-        return direct.load(self, dtype, mtp=mtp, shardings=shardings)
+        return direct.load(self, dtype, mtp=mtp, shardings=shardings, scheme=scheme)
 
 
 def _check_whole(path: Path, fields: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from r1jax.config import ModelConfig
 from r1jax.config_hf import from_hf
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
 from r1jax.weights import direct, leaves, names
 from r1jax.weights.files import read_json, some
@@ -41,6 +42,7 @@ class HfCheckpoint:
 
     Attributes:
       kind: "hf".
+      scheme: None: what is read is multiplied out.
       path: The directory.
       config: The model. Its `mtp_layers` is 0 where the checkpoint was saved without
         them, as transformers does.
@@ -51,6 +53,7 @@ class HfCheckpoint:
     """
 
     kind = "hf"
+    scheme = None
 
     def __init__(self, path: str | Path) -> None:
         """Reads the config and all headers.
@@ -101,10 +104,15 @@ class HfCheckpoint:
         return _Blocks(stored, _scales(self._stored[name + SCALE]))
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
         """Reads the parameters; see `r1jax.weights.direct.load`."""
-        return direct.load(self, dtype, mtp=mtp, shardings=shardings)
+        return direct.load(self, dtype, mtp=mtp, shardings=shardings, scheme=scheme)
 
 
 class _Plain:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.config import ModelConfig
+from r1jax.errors import CheckpointError
 from r1jax.quant import QArray, Scheme
 from r1jax.typing import PyTree
 from r1jax.weights import leaves, manifest, names
@@ -121,7 +122,24 @@ class OrbaxCheckpoint:
         return read_json(self.path / GGUF_TOKENIZER)
 
     def params(
-        self, dtype: Any = None, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any = None,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
-        """Restores the parameters; see `restore`."""
+        """Restores the parameters; see `restore`.
+
+        Raises:
+          CheckpointError: A scheme is asked for that is not the stored one; or as said
+            in `restore`.
+        """
+        if scheme not in (None, self.scheme):
+            raise CheckpointError(
+                f"{self.path} is asked for as {scheme}",
+                f"it is stored as {self.scheme or self.manifest['dtype']}, and what is "
+                "stored is not rounded again",
+                "convert the release with that --dtype, or load what is stored",
+            )
         return restore(self.path, dtype=dtype, shardings=shardings, mtp=mtp)[1]

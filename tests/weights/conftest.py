@@ -74,7 +74,11 @@ def edit() -> Callable[[Path], Any]:
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in leaves}
+    names = (
+        "/".join(getattr(key, "key", None) or key.name for key in path)
+        for path, _ in leaves
+    )
+    return dict(zip(names, (np.asarray(leaf) for _, leaf in leaves), strict=True))
 
 
 @pytest.fixture
