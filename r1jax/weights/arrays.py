@@ -175,6 +175,8 @@ class Writer:
           CheckpointError: The disk is full or fails.
         """
         with self._told():
+            # Without a copy. No chunk is written twice, so that nothing reads again
+            # what tensorstore may keep of it.
             written = self._array[index].write(
                 unit, can_reference_source_data_indefinitely=True
             )

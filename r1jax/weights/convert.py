@@ -32,6 +32,7 @@ from r1jax.weights.hf import TOKENIZER_FILES, TOKENIZERS, HfCheckpoint
 from r1jax.weights.journal import Journal, Unit, is_published, partial_beside
 from r1jax.weights.leaves import Leaf
 from r1jax.weights.place import check_place, check_room
+from r1jax.weights.room import Spares
 from r1jax.weights.source import open_source
 from r1jax.weights.store import GGUF_TOKENIZER, RELEASED_SCALES, OrbaxCheckpoint
 
@@ -219,15 +220,16 @@ def _write_leaves(
         unit_scale=True,
         disable=not sys.stderr.isatty(),
     )
+    spares = Spares()
     with progress, Filler(checkpoint) as filler:
         for leaf in planned:
             progress.set_description(leaf.name)
             left = [u for u in leaf.units if (leaf.name, u.index) not in journal.done]
             writers = [Writer(journal.directory, a) for a in leaf.arrays if left]
             for unit in left:
-                array = np.empty(leaf.shape[leaf.stacked :], leaf.dtype)
+                array = spares.take(leaf.shape[leaf.stacked :], leaf.dtype)
                 finish = _Finish(
-                    checkpoint, leaf, unit, writers, array, journal, progress
+                    checkpoint, leaf, unit, writers, array, spares, journal, progress
                 )
                 filler.fill(unit, array, finish.nbytes, finish)
 
@@ -241,6 +243,7 @@ class _Finish:
     unit: leaves.Unit
     writers: list[Writer]
     array: np.ndarray
+    spares: Spares
     journal: Journal
     progress: Any
 
@@ -256,6 +259,7 @@ class _Finish:
             writer.write(self.unit.index, part)
             for writer, part in zip(self.writers, parts, strict=True)
         )
+        self.spares.give(self.array)
         self.journal.note((self.leaf.name, self.unit.index), digests)
         self.progress.update(self.leaf.nbytes // len(self.leaf.units))
 

@@ -19,7 +19,8 @@ from r1jax import quant
 from r1jax.config_to_hf import to_hf as config_fields
 from r1jax.errors import CheckpointError, ConfigError
 from r1jax.text.gguf_export import write_tokenizer
-from r1jax.weights.hf import BLOCK, TOKENIZER_FILES
+from r1jax.weights.fp8 import BLOCK
+from r1jax.weights.hf import TOKENIZER_FILES
 from r1jax.weights.hf_files import shards_of, tensors_of, write_shards
 from r1jax.weights.place import check_place, check_room
 from r1jax.weights.store import OrbaxCheckpoint

@@ -15,16 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.errors import CheckpointError
 from r1jax.weights.leaves import Tensor, Tensors, Unit
 from r1jax.weights.names import Piece
 from r1jax.weights.room import Room
+from r1jax.weights.rounded import checked_fp8
 
 THREADS = min(8, os.cpu_count() or 1)
 _BAND = 2**18  # values: a band of float32 stays in a core's own cache
 _FEWEST_ROWS = 32  # of a band: turned, they become runs of neighbours in the leaf
 _ROOM = 2**30  # bytes of the units in work; a larger one has all of it to itself
-_BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32}
 
 
 class Filler:
@@ -104,7 +103,8 @@ class Filler:
     def _bands(self, unit: Unit) -> Iterator[tuple[Piece, Tensor, int, int]]:
         for piece in unit.pieces:
             tensor = self._source.tensor(piece.source)
-            rows, step = piece.turn.source_shape[0], piece.turn.row_step
+            rows = piece.turn.source_shape[0]
+            step = math.lcm(piece.turn.row_step, tensor.row_block)
             columns = math.prod(piece.turn.source_shape[1:])
             wanted = max(_FEWEST_ROWS, _BAND // columns)
             band = math.ceil(wanted / step) * step
@@ -126,52 +126,8 @@ class _Job:
 def _lay(piece: Piece, tensor: Tensor, start: int, stop: int, out: np.ndarray) -> None:
     """Reads rows, rounds them and lays them in their place."""
     if out.dtype.name == "float8_e4m3fn":
-        band = _checked_fp8(tensor.read_fp8(start, stop), tensor)
+        band = checked_fp8(tensor.read_fp8(start, stop), tensor.wrong)
     else:
-        band = rounded(tensor.read(start, stop, piece.slot), out.dtype, tensor.wrong)
+        band = tensor.read(start, stop, piece.slot, out.dtype)
     x, y = piece.turn.align(band, out, start)
     y[...] = x
-
-
-def _checked_fp8(band: np.ndarray, tensor: Tensor) -> np.ndarray:
-    if ((band.view(np.uint8) & 0x7F) == 0x7F).any():
-        raise _no_number(tensor.wrong)
-    return band
-
-
-Wrong = Callable[[str, str, str], CheckpointError]
-
-
-def _no_number(wrong: Wrong) -> CheckpointError:
-    return wrong(
-        "a value is no number",
-        "one such weight turns every answer into nonsense",
-        "take the released file again",
-    )
-
-
-def rounded(values: np.ndarray, dtype: Any, wrong: Wrong) -> np.ndarray:
-    """Rounds to nearest, ties to even.
-
-    Raises:
-      CheckpointError: What `wrong` makes of a value that is no number, or too large.
-    """
-    with np.errstate(over="ignore"):  # told below, with its name
-        band = values.astype(dtype, copy=False)
-    if not _finite(band):
-        if not np.isfinite(values.astype(np.float32, copy=False)).all():
-            raise _no_number(wrong)
-        raise wrong(
-            f"a value is too large for {band.dtype}",
-            "one such weight turns every answer into nonsense",
-            "use bfloat16 or float32",
-        )
-    return band
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Tells whether no value is infinite or NaN, without a temporary of booleans."""
-    kind = _BITS[values.itemsize]
-    infinite = np.array(np.inf, values.dtype).view(kind)
-    magnitudes = values.view(kind) & kind(np.iinfo(kind).max // 2)
-    return bool(magnitudes.max(initial=0) < infinite)

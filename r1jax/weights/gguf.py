@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
 from r1jax.quant import Scheme
@@ -63,7 +65,9 @@ class GgufCheckpoint:
             opened.fields,
             vocab_size=embedding.shape[0] if embedding else 0,
             tied_head=_HEAD not in self._tensors,
-            rope_factors=factors.read(0, factors.shape[0], None) if factors else None,
+            rope_factors=factors.read(0, factors.shape[0], None, np.float32)
+            if factors
+            else None,
         )
         layout = gguf_layout(self.config, self._tensors)
         self.table = names.table(self.config, layout)

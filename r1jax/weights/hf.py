@@ -1,12 +1,12 @@
 """Hugging Face directories: config.json, safetensors, tokenizer files.
 
 Weights may be bfloat16, float16, float32, or fp8 (E4M3) with one float32 scale for each
-128 x 128 block, as DeepSeek releases them. An fp8 weight is `value * scale`, multiplied
-in float32 and rounded once to the wanted dtype; the scale's name, `weight_scale_inv`,
-notwithstanding. The scale may lie in another shard than the weight.
+128 x 128 block, as DeepSeek releases them. The scale multiplies, its name
+`weight_scale_inv` notwithstanding, and may lie in another shard than the weight.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from r1jax.config_hf import from_hf
 from r1jax.errors import CheckpointError
 from r1jax.quant import Scheme
 from r1jax.typing import PyTree
-from r1jax.weights import direct, leaves, names
+from r1jax.weights import direct, fp8, leaves, names
 from r1jax.weights.files import read_json, some
+from r1jax.weights.fp8 import BLOCK
+from r1jax.weights.rounded import is_finite, rounded
 from r1jax.weights.safetensors import DTYPES, Stored, open_shards
 
-BLOCK = 128
+_LARGE = 2**20  # values of a tensor that is worth compiling for
+_BAND = 512  # rows that are read together then
 SCALE = "_scale_inv"
 # Tables that old exports carry along; they follow from the config.
 _COMPUTED = "rotary_emb.inv_freq"
@@ -120,10 +123,10 @@ class _Plain:
 
     def __init__(self, stored: Stored, scales: np.ndarray | None = None) -> None:
         self._stored, self.scales = stored, scales
-        self.wrong = stored.wrong
+        self.wrong, self.row_block = stored.wrong, 1
 
-    def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
-        return self._stored.rows(start, stop)
+    def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
+        return rounded(self._stored.rows(start, stop), dtype, self.wrong)
 
     def read_fp8(self, start: int, stop: int) -> np.ndarray:
         return self._stored.rows(start, stop)
@@ -134,16 +137,19 @@ class _Blocks(_Plain):
 
     scales: np.ndarray
 
-    def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
-        values = _FP8[self._stored.rows(start, stop).view(np.uint8)]
-        for block in range(start // BLOCK, -(-stop // BLOCK)):
-            rows = slice(max(0, block * BLOCK - start), (block + 1) * BLOCK - start)
-            values[rows] *= np.repeat(self.scales[block], BLOCK)[: values.shape[1]]
-        return values
+    def __init__(self, stored: Stored, scales: np.ndarray) -> None:
+        super().__init__(stored, scales)
+        if math.prod(stored.shape) >= _LARGE and fp8.is_fast(scales):
+            self.row_block = _BAND
 
-
-# A lookup is twice as fast as ml_dtypes' own conversion.
-_FP8 = np.arange(256, dtype=np.uint8).view(DTYPES["F8_E4M3"]).astype(np.float32)
+    def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
+        values = self._stored.rows(start, stop)
+        if self.row_block == _BAND and start % BLOCK == 0:
+            found = fp8.multiply_out_fast(values, self.scales, start, dtype)
+            if is_finite(found):
+                return found
+        wide = fp8.multiply_out(values, self.scales, start)
+        return rounded(wide, dtype, self.wrong)
 
 
 def _scales(stored: Stored) -> np.ndarray:

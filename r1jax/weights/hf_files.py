@@ -19,11 +19,13 @@ from r1jax.pallas.dequant import FORMS
 from r1jax.quant import Scheme
 from r1jax.rounding import round_to, spread
 from r1jax.weights import few_bits, names
-from r1jax.weights.filling import THREADS, rounded
-from r1jax.weights.hf import BLOCK, SCALE
+from r1jax.weights.filling import THREADS
+from r1jax.weights.fp8 import BLOCK
+from r1jax.weights.hf import SCALE
 from r1jax.weights.names import Piece
 from r1jax.weights.reading import Reader
 from r1jax.weights.room import Room
+from r1jax.weights.rounded import rounded
 from r1jax.weights.safetensors import INDEX, header_of, open_file
 from r1jax.weights.store import RELEASED_SCALES, OrbaxCheckpoint, arrays
 

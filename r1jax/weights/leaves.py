@@ -32,8 +32,17 @@ class Tensor(Protocol):
         """Those of its fp8 blocks of 128 x 128; None where it is not stored so."""
         ...
 
-    def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
-        """Returns rows as numbers (any float dtype); `slot` chooses the expert."""
+    @property
+    def row_block(self) -> int:
+        """Rows that are best read together, and from a multiple of that on."""
+        ...
+
+    def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
+        """Returns rows, rounded to a dtype; `slot` chooses the expert.
+
+        Raises:
+          CheckpointError: A value is no number, or too large for the dtype.
+        """
         ...
 
     def read_fp8(self, start: int, stop: int) -> np.ndarray:

@@ -23,8 +23,8 @@ from jax.experimental.layout import Format
 from r1jax.errors import CheckpointError
 from r1jax.weights.arrays import Stored, reason
 from r1jax.weights.files import aligned
-from r1jax.weights.filling import rounded
 from r1jax.weights.room import Room
+from r1jax.weights.rounded import rounded
 
 _ROOM = 2**30  # bytes on the host at once
 _PIECE = 2**27  # bytes above which a slice is cut into its layers

@@ -1,8 +1,12 @@
-"""A budget of host memory that threads share."""
+"""Host memory that threads share: a budget, and arrays that are used again."""
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 
 class Room:
@@ -67,3 +71,31 @@ class Room:
     def _check(self) -> None:
         if self.failure:
             raise self.failure
+
+
+class Spares:
+    """Arrays to be used again: fresh memory costs as much as filling it.
+
+    Only arrays of one size are kept, those that were asked for last.
+    """
+
+    def __init__(self) -> None:
+        """Keeps nothing yet."""
+        self._size, self._kept = 0, list[np.ndarray]()
+        self._guard = threading.Lock()
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Returns an array with any contents."""
+        size = math.prod(shape) * dtype.itemsize
+        with self._guard:
+            if size != self._size:
+                self._size = size
+                self._kept.clear()
+            raw = self._kept.pop() if self._kept else np.empty(size, np.uint8)
+        return raw.view(dtype).reshape(shape)
+
+    def give(self, array: np.ndarray) -> None:
+        """Takes an array back that nobody uses any more."""
+        with self._guard:
+            if array.nbytes == self._size:
+                self._kept.append(array.reshape(-1).view(np.uint8))
