@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import cache, model, parameters, sharding
+from r1jax import cache, model, parameters, quant, sharding
 from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
@@ -33,7 +33,8 @@ class LLM:
     Attributes:
       config: The sizes.
       name: What it was loaded from.
-      dtype: Of the weights, but for the few that are always float32.
+      dtype: Of the plain weights, but for the few that are always float32.
+      scheme: Which weights are of few bits, and how; None if none are.
       default_sampling: The checkpoint's own recommendation, or R1's.
       target: What its steps are compiled for.
     """
@@ -57,6 +58,7 @@ class LLM:
         self.options = options
         self._tokenizer, self._seed = tokenizer, seed
         self.target = target
+        self.scheme = quant.scheme_of(params)
         self._arranged = _placed(config, params, target)
         self._engine_lock = threading.Lock()
 
@@ -83,7 +85,8 @@ class LLM:
         """
         if self.target.form != "cpu":
             return self._arranged
-        return model.from_cpu(self._arranged, parameters.abstract(self.config))
+        like = parameters.abstract(self.config, self.dtype, self.scheme)
+        return model.from_cpu(self._arranged, like)
 
     @cached_property
     def reasoning(self) -> bool:
@@ -249,7 +252,7 @@ def _placed(config: ModelConfig, params: PyTree, target: Target) -> PyTree:
     if target.placement is None:
         return jax.device_put(params)
     mesh, rules = target.placement.mesh, target.placement.rules
-    axes = parameters.logical_axes(config)
+    axes = parameters.logical_axes(config, quant.scheme_of(params))
     return jax.device_put(params, sharding.shardings(params, axes, mesh, rules))
 
 

@@ -3,27 +3,28 @@
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from r1jax import cache, parameters
+from r1jax import cache, parameters, quant
 from r1jax.config import ModelConfig
 from r1jax.engine.loop import check_target
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.llm import LLM
 from r1jax.presets import NAMES, preset
+from r1jax.quant import FLOATS, PARTS, Scheme, quantise_tree
 from r1jax.sharding import Placement
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
 from r1jax.weights import Source, open_source
 
-DTYPES = ("float32", "bfloat16", "float16")
+PLAIN_PART = "plain"  # what a part may be beside a dtype of few bits
 # Random weights beyond this are surely a mistake: a preset alone has no others.
 _MOST_RANDOM = 2 * 10**9
 
@@ -32,6 +33,9 @@ def load(
     source: str | os.PathLike[str] | None = None,
     *,
     dtype: str | None = None,
+    attention_dtype: str | None = None,
+    dense_dtype: str | None = None,
+    experts_dtype: str | None = None,
     mesh: Mesh | None = None,
     kernels: bool | None = None,
     max_model_len: int | None = None,
@@ -49,7 +53,12 @@ def load(
         name (random weights), a Hugging Face repository's name, or None for the
         demonstration model of the `demo` extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
-        slow with the others, and bfloat16 elsewhere.
+        slow with the others, and bfloat16 elsewhere. Or of few bits: int8, fp8,
+        fp8_blocks or int4 (docs/weights.md); what stays plain is of the default then.
+      attention_dtype: Other than `dtype` for the projections of attention: one of few
+        bits, or "plain".
+      dense_dtype: The same for feed-forward layers and shared experts.
+      experts_dtype: The same for routed experts.
       mesh: Devices to cut the model over, as `r1jax.make_mesh(1, 4)` arranges
         them: heads, feed-forward, vocabulary and experts go over the second axis. By
         default it runs on one device.
@@ -69,16 +78,22 @@ def load(
     Raises:
       R1jaxError: The source or an option cannot be used; says why and what to do.
     """
-    chosen = _dtype(dtype)
     name = "r1jax" if source is None else os.fspath(source)
     if name in NAMES and not Path(name).exists():
-        config, params = _random(name, chosen, seed or 0)
+        opened: Source | None = None
+        config = preset(name)
         generation: Mapping[str, Any] = {}
         tokenizer = None
     else:
-        opened: Source = open_source(_locate(source))
+        opened = open_source(_locate(source))
         config, generation = opened.config, opened.generation
-        params, tokenizer = opened.params(chosen), _tokenizer(opened)
+        tokenizer = _tokenizer(opened)
+    parts = (attention_dtype, dense_dtype, experts_dtype)
+    chosen, scheme = _dtypes(config, dtype, parts)
+    if opened is None:
+        params = _random(name, config, chosen, scheme, seed or 0)
+    else:
+        params = opened.params(chosen, scheme=scheme)
     if tokenizer is not None:
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
@@ -91,7 +106,7 @@ def load(
         num_pages=num_pages,
     )
     if num_pages is None:
-        pages = _pages(config, options, chosen, target, memory_utilization)
+        pages = _pages(config, options, chosen, scheme, target, memory_utilization)
         options = dataclasses.replace(options, num_pages=pages)
     recommended = _sampling(generation)
     return LLM(name, config, params, tokenizer, options, recommended, seed, target)
@@ -105,8 +120,9 @@ def _target(config: ModelConfig, mesh: Mesh | None, kernels: bool | None) -> Tar
     return target
 
 
-def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
-    config = preset(name)
+def _random(
+    name: str, config: ModelConfig, dtype: str, scheme: Scheme | None, seed: int
+) -> PyTree:
     size = parameters.count(config)
     if size > _MOST_RANDOM:
         raise CheckpointError(
@@ -114,8 +130,12 @@ def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
             "a preset says how large a model is; only small ones are filled at random",
             "convert its checkpoint with tools/convert_weights.py and load that",
         )
-    make = jax.jit(lambda: parameters.init(config, jax.random.key(seed), dtype))
-    return config, make()
+
+    def make() -> PyTree:
+        plain = parameters.init(config, jax.random.key(seed), dtype)
+        return quantise_tree(plain, scheme)
+
+    return jax.jit(make)()
 
 
 def _locate(source: str | os.PathLike[str] | None) -> Path:
@@ -168,16 +188,26 @@ def _tokenizer(opened: Source) -> Tokenizer | None:
     return None
 
 
-def _dtype(dtype: str | None) -> str:
-    if dtype is None:
-        return "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
-    if dtype not in DTYPES:
+def _dtypes(
+    config: ModelConfig, dtype: str | None, parts: Sequence[str | None]
+) -> tuple[str, Scheme | None]:
+    """Returns the dtype of what is plain, and what is kept in few bits."""
+    usual = "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
+    dtype = usual if dtype is None else dtype
+    scheme = quant.scheme(dtype, experts=config.moe is not None) or Scheme()
+    given = {
+        part: None if form == PLAIN_PART else form
+        for part, form in zip(PARTS, parts, strict=True)
+        if form is not None
+    }
+    if "experts" in given and config.moe is None:
         raise ConfigError(
-            f"dtype is {dtype!r}",
-            f"weights are kept as {', '.join(DTYPES)}",
-            "choose one of them",
+            f"experts_dtype is {parts[-1]!r}",
+            f"a {config.family} model has no experts",
+            "leave it out",
         )
-    return dtype
+    scheme = dataclasses.replace(scheme, **given)
+    return dtype if dtype in FLOATS else usual, scheme if scheme != Scheme() else None
 
 
 def _context(config: ModelConfig, asked: int | None) -> int:
@@ -194,6 +224,7 @@ def _pages(
     config: ModelConfig,
     options: EngineOptions,
     dtype: str,
+    scheme: Scheme | None,
     target: Target,
     share: float | None,
 ) -> int:
@@ -209,7 +240,7 @@ def _pages(
     token = cache.token_bytes(config, dtype, target.kernels)
     page_bytes = token * options.page_size
     each = -(-options.max_model_len // options.page_size)
-    room = int(_free_bytes(config, dtype) * share / page_bytes) - 1
+    room = int(_free_bytes(config, dtype, scheme) * share / page_bytes) - 1
     if room < each:
         raise ConfigError(
             f"the cache has room for {max(room, 0) * options.page_size} tokens",
@@ -221,14 +252,14 @@ def _pages(
     return min(each * options.max_num_seqs, room) + 1
 
 
-def _free_bytes(config: ModelConfig, dtype: str) -> int:
+def _free_bytes(config: ModelConfig, dtype: str, scheme: Scheme | None) -> int:
     """Returns the device's memory less the weights.
 
     Not what happens to be free: the pool's size is part of every compiled step, and
     one that changes from start to start would find none of them in the cache.
     """
     device = jax.devices()[0]
-    weights = parameters.count(config) * jax.numpy.dtype(dtype).itemsize
+    weights = parameters.nbytes(config, dtype, scheme)
     if device.platform == "cpu":
         pages = os.sysconf("SC_PHYS_PAGES")
         return max(pages * os.sysconf("SC_PAGE_SIZE") - weights, 0)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import dataclasses
 import ipaddress
 import os
 import signal
@@ -18,6 +19,7 @@ import uvicorn
 from r1jax.errors import ConfigError, R1jaxError
 from r1jax.llm import LLM
 from r1jax.load import load
+from r1jax.quant import PARTS
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.generation import Admission
 from r1jax.serve.stream import write_json
@@ -25,6 +27,9 @@ from r1jax.sharding import make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
+    "attention_dtype",
+    "dense_dtype",
+    "experts_dtype",
     "kernels",
     "max_model_len",
     "max_num_seqs",
@@ -140,12 +145,19 @@ def describe(llm: LLM, options: ServeOptions) -> str:
     rows = {
         "model": ", ".join(options.names),
         "parameters": f"{llm.parameter_count:,}",
-        "dtype": llm.dtype,
+        "dtype": _dtype(llm),
         "device": jax.devices()[0].device_kind,
         "context": f"{llm.engine.max_model_len:,} tokens",
         "cache": f"{pages * page_size:,} tokens",
     }
     return "".join(f"{name:<12}{value}\n" for name, value in rows.items())
+
+
+def _dtype(llm: LLM) -> str:
+    """Names the dtype, and what is of few bits instead."""
+    few = dataclasses.asdict(llm.scheme) if llm.scheme else {}
+    names = [f"{part} {form}" for part, form in few.items() if form]
+    return ", ".join([llm.dtype, *names])
 
 
 def invite(options: ServeOptions, address: Sequence[Any]) -> str:
@@ -228,7 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     levels = ("critical", "error", "warning", "info", "debug")
     add("--uvicorn-log-level", choices=levels, default="warning", help="(%(default)s)")
     add = parser.add_argument_group("engine").add_argument
-    add("--dtype", help="type of the weights, such as float32 or bfloat16")
+    add("--dtype", help="of the weights: bfloat16, float32, int8, fp8, int4, ...")
+    for part in PARTS:
+        add(f"--{part}-dtype", metavar="DTYPE", help=_PART.format(part))
     add("--max-model-len", type=_whole(2), help="longest context, in tokens")
     add("--max-num-seqs", type=_whole(1), help="sequences that run at once")
     add("--max-num-batched-tokens", type=_whole(1), help="tokens of a prefill step")
@@ -246,6 +260,7 @@ _SOURCE = (
     "an r1jax checkpoint, a Hugging Face model directory, a GGUF file, a preset or a "
     "Hugging Face name; the demonstration model if left out"
 )
+_PART = "the same for {} weights alone: one of few bits, or 'plain'"
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
 _CACHE = "~/.cache/r1jax/compiled"

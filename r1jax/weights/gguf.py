@@ -9,6 +9,7 @@ from typing import Any
 
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
 from r1jax.weights import leaves, names
 from r1jax.weights.files import some
@@ -73,10 +74,15 @@ class GgufCheckpoint:
         return self._tensors[name]
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
         """Reads the parameters; see `r1jax.weights.leaves.load`."""
-        return leaves.load(self, dtype, mtp=mtp, shardings=shardings)
+        return leaves.load(self, dtype, mtp=mtp, shardings=shardings, scheme=scheme)
 
 
 def _check_whole(path: Path, fields: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from r1jax.config import ModelConfig
 from r1jax.config_hf import from_hf
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
 from r1jax.weights import leaves, names
 from r1jax.weights.files import read_json, some
@@ -92,10 +93,15 @@ class HfCheckpoint:
         return _Blocks(stored, _scales(self._stored[name + SCALE]))
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
         """Reads the parameters; see `r1jax.weights.leaves.load`."""
-        return leaves.load(self, dtype, mtp=mtp, shardings=shardings)
+        return leaves.load(self, dtype, mtp=mtp, shardings=shardings, scheme=scheme)
 
 
 class _Plain:
@@ -114,13 +120,16 @@ class _Blocks(_Plain):
 
     def __init__(self, stored: Stored, scales: np.ndarray) -> None:
         super().__init__(stored)
-        self._scales = scales
+        self.scales = scales
+
+    def read_stored(self, start: int, stop: int) -> np.ndarray:
+        return self._stored.rows(start, stop)
 
     def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
         values = _FP8[self._stored.rows(start, stop).view(np.uint8)]
         for block in range(start // BLOCK, -(-stop // BLOCK)):
             rows = slice(max(0, block * BLOCK - start), (block + 1) * BLOCK - start)
-            values[rows] *= np.repeat(self._scales[block], BLOCK)[: values.shape[1]]
+            values[rows] *= np.repeat(self.scales[block], BLOCK)[: values.shape[1]]
         return values
 
 

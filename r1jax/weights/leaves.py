@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+import ml_dtypes
 import numpy as np
 
+from r1jax import quant
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
+from r1jax.quant import QArray, Scheme
+from r1jax.rounding import scale_shape
 from r1jax.typing import PyTree
 from r1jax.weights import names
 from r1jax.weights.names import Path, Piece, Table
@@ -26,7 +30,7 @@ _BAND = 2**18  # values: a band of float32 stays in a core's own cache
 _FEWEST_ROWS = 32  # of a band: turned, they become runs of neighbours in the leaf
 _WHOLE = 2**24  # bytes up to which a stacked leaf is one unit
 _ALIGNMENT = 64  # bytes: so that a CPU device takes the array over without a copy
-_BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32}
+_BITS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 class Tensor(Protocol):
@@ -38,6 +42,20 @@ class Tensor(Protocol):
 
     def wrong(self, what: str, why: str, fix: str) -> CheckpointError:
         """Returns an error that names the file and the tensor."""
+        ...
+
+
+class BlockTensor(Tensor, Protocol):
+    """A matrix [O, I] of float8_e4m3fn with scales for its blocks.
+
+    Attributes:
+      scales: What each 128 x 128 block is multiplied by, float32 [O / 128, I / 128].
+    """
+
+    scales: np.ndarray
+
+    def read_stored(self, start: int, stop: int) -> np.ndarray:
+        """Returns rows as they are stored, float8_e4m3fn."""
         ...
 
 
@@ -107,12 +125,18 @@ def plan(source: Tensors, dtype: Any, mtp: bool) -> list[Leaf]:
 
 
 class Filler:
-    """Fills units with all cores."""
+    """Fills units with all cores.
+
+    Attributes:
+      source: The checkpoint.
+      run: As `map`, on all cores.
+    """
 
     def __init__(self, source: Tensors) -> None:
         """Starts the threads; use as a context."""
-        self._source = source
+        self.source = source
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        self.run: Callable[..., Iterator[Any]] = self._pool.map
 
     def __enter__(self) -> "Filler":
         """Returns itself."""
@@ -123,7 +147,7 @@ class Filler:
         self._pool.shutdown(cancel_futures=True)
 
     def fill(self, unit: Unit, out: np.ndarray) -> None:
-        """Fills a unit's array.
+        """Fills a unit's array; one of float8_e4m3fn with what blocks store.
 
         Raises:
           CheckpointError: A tensor cannot be read, or holds values that are no
@@ -135,12 +159,12 @@ class Filler:
             part = out[piece.index[len(unit.index) :]]
             _lay(piece, tensor, start, stop, part)
 
-        for _ in self._pool.map(work, self._bands(unit)):
+        for _ in self.run(work, self._bands(unit)):
             pass
 
     def _bands(self, unit: Unit) -> Iterator[tuple[Piece, Tensor, int, int]]:
         for piece in unit.pieces:
-            tensor = self._source.tensor(piece.source)
+            tensor = self.source.tensor(piece.source)
             rows, step = piece.turn.source_shape[0], piece.turn.row_step
             columns = math.prod(piece.turn.source_shape[1:])
             wanted = max(_FEWEST_ROWS, _BAND // columns)
@@ -150,16 +174,22 @@ class Filler:
 
 
 def load(
-    source: Tensors, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+    source: Tensors,
+    dtype: Any,
+    *,
+    mtp: bool = False,
+    shardings: PyTree = None,
+    scheme: Scheme | None = None,
 ) -> PyTree:
     """Reads all parameters into memory.
 
     Args:
       source: The checkpoint.
-      dtype: Of all leaves but those that are always float32.
+      dtype: Of all plain leaves but those that are always float32.
       mtp: Whether to read the multi-token-prediction layers too.
       shardings: A tree of shardings like the parameters (more is allowed); each leaf
         goes to its devices as soon as it is read, so that the host holds one at a time.
+      scheme: What is kept in few bits, rounded unit by unit from float32.
 
     Returns:
       The tree of parameters: numpy arrays, or jax arrays where shardings are given.
@@ -170,13 +200,80 @@ def load(
     tree: dict[str, Any] = {}
     with Filler(source) as filler:
         for leaf in plan(source, dtype, mtp):
-            array = _aligned(leaf.shape, leaf.dtype)
-            for unit in leaf.units:
-                filler.fill(unit, array[unit.index])
+            form = scheme.form(leaf.path) if scheme else None
+            array = _few(filler, leaf, form) if form else _filled(filler, leaf)
             if shardings is not None:
                 array = jax.device_put(array, find(shardings, leaf.path))
             insert(tree, leaf.path, array)
     return tree
+
+
+def _filled(filler: Filler, leaf: Leaf) -> np.ndarray:
+    array = _aligned(leaf.shape, leaf.dtype)
+    for unit in leaf.units:
+        filler.fill(unit, array[unit.index])
+    return array
+
+
+def _few(filler: Filler, leaf: Leaf, form: str) -> QArray:
+    shapes = jax.eval_shape(
+        lambda x: quant.quantise_leaf(leaf.path, x, form),
+        jax.ShapeDtypeStruct(leaf.shape, np.float32),
+    )
+    array: Any = jax.tree.map(lambda x: _aligned(x.shape, np.dtype(x.dtype)), shapes)
+    for unit in leaf.units:
+        made = few_bits(filler, leaf, unit, form)
+        array.values[unit.index], array.scales[unit.index] = made.values, made.scales
+    return array
+
+
+def few_bits(filler: Filler, leaf: Leaf, unit: Unit, form: str) -> QArray:
+    """Makes a unit of few bits, in memory as float32 only while it is rounded.
+
+    Blocks of a checkpoint that stores such are kept bit for bit.
+
+    Args:
+      filler: Reads the checkpoint.
+      leaf: The plain leaf.
+      unit: Its part.
+      form: One of `quant.FORMS`.
+
+    Returns:
+      numpy arrays, laid out as `quant.quantise_leaf` does.
+
+    Raises:
+      CheckpointError: As said in `Filler.fill`.
+    """
+    made = _stored_blocks(filler, leaf, unit) if form == "fp8_blocks" else None
+    if made is not None:
+        return made
+    wide = np.empty(leaf.shape[len(unit.index) :], np.float32)
+    filler.fill(unit, wide)
+    return quant.quantise_leaf(leaf.path, wide, form, filler.run)
+
+
+def _stored_blocks(filler: Filler, leaf: Leaf, unit: Unit) -> QArray | None:
+    """Returns a unit as the checkpoint stores it, where all of it is fp8 blocks."""
+    tensors: list[Any] = [filler.source.tensor(piece.source) for piece in unit.pieces]
+    if not all(hasattr(tensor, "read_stored") for tensor in tensors):
+        return None
+    values = np.empty(leaf.shape[len(unit.index) :], ml_dtypes.float8_e4m3fn)
+    filler.fill(unit, values)
+    matrices, summed = (
+        quant.as_matrices(leaf.path, values),
+        quant.summed_axis(leaf.path),
+    )
+    scales: Any = np.empty(
+        scale_shape(matrices.shape, summed, "fp8_blocks"), np.float32
+    )
+    beside = -3 if summed == -2 else -2  # where gate and up lie, if they do
+    for piece, tensor in zip(unit.pieces, tensors, strict=True):
+        grid = scales[piece.index[len(unit.index) :]]
+        for axis in piece.turn.leaf:
+            if not axis.letters:  # gate or up
+                grid = np.moveaxis(grid, beside, 0)[axis.place]
+        grid[...] = tensor.scales.T
+    return QArray(matrices, scales)
 
 
 def find(tree: PyTree, path: Path) -> Any:
@@ -195,7 +292,12 @@ def insert(tree: dict[str, Any], path: Path, leaf: Any) -> None:
 
 def _lay(piece: Piece, tensor: Tensor, start: int, stop: int, out: np.ndarray) -> None:
     """Reads rows, rounds them and lays them in their place."""
-    band = rounded(tensor.read(start, stop, piece.slot), out.dtype, tensor.wrong)
+    stored: Any = tensor
+    if out.dtype == ml_dtypes.float8_e4m3fn:
+        values = stored.read_stored(start, stop)
+    else:
+        values = tensor.read(start, stop, piece.slot)
+    band = rounded(values, out.dtype, tensor.wrong)
     x, y = piece.turn.align(band, out, start)
     y[...] = x
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
 from r1jax.weights.gguf import GgufCheckpoint
 from r1jax.weights.hf import HfCheckpoint
@@ -46,14 +47,20 @@ class Source(Protocol):
         ...
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
         """Reads the parameters: numpy arrays, or jax arrays where shardings are given.
 
         Args:
-          dtype: Of all leaves but those that are always float32.
+          dtype: Of all plain leaves but those that are always float32.
           mtp: Whether to read the multi-token-prediction layers too.
           shardings: A tree of shardings like the parameters; more is allowed.
+          scheme: What is kept in few bits.
 
         Raises:
           CheckpointError: The weights are damaged.

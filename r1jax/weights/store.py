@@ -27,8 +27,10 @@ import jax
 import numpy as np
 import tensorstore as ts
 
+from r1jax import quant
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError, ConfigError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
 from r1jax.weights import leaves, names
 from r1jax.weights.files import read_json
@@ -187,6 +189,7 @@ def restore(
     dtype: Any = None,
     shardings: PyTree = None,
     mtp: bool = False,
+    scheme: Scheme | None = None,
 ) -> tuple[ModelConfig, PyTree, dict[str, Any]]:
     """Restores a checkpoint straight into place.
 
@@ -196,6 +199,7 @@ def restore(
       shardings: A tree of shardings like the parameters (more is allowed); each device
         reads its own slice. None for numpy arrays.
       mtp: Whether to read the multi-token-prediction layers too.
+      scheme: What is kept in few bits, rounded layer by layer from what is stored.
 
     Returns:
       The model, its parameters, and the manifest.
@@ -209,8 +213,12 @@ def restore(
         if path[0] == "mtp" and not mtp:
             continue
         sharding = None if shardings is None else leaves.find(shardings, path)
+        form = scheme.form(path) if scheme else None
         try:
-            array = _read(Path(directory), path, leaf, sharding)
+            if form:
+                array = _read_few(Path(directory), path, leaf, form, sharding)
+            else:
+                array = _read(Path(directory), path, leaf, sharding)
         except ValueError as error:
             raise CheckpointError(
                 f"{directory}: leaf {'/'.join(path)} cannot be read",
@@ -229,15 +237,7 @@ def _read(
     Raises:
       ValueError: A file is missing, cut short or changed.
     """
-    array = ts.open(
-        {
-            "driver": "zarr3",
-            "kvstore": f"file://{directory.absolute() / '.'.join(path)}/",
-            "fill_missing_data_reads": False,
-        },
-        open=True,
-        shape=leaf.shape,
-    ).result()
+    array = _opened(directory, path, leaf)
 
     def finished(read: Any) -> np.ndarray:
         values = np.asarray(read.result())
@@ -255,6 +255,39 @@ def _read(
     return jax.make_array_from_callback(
         leaf.shape, sharding, lambda place: finished(reads[str(place)])
     )
+
+
+def _read_few(
+    directory: Path,
+    path: names.Path,
+    leaf: jax.ShapeDtypeStruct,
+    form: str,
+    sharding: Any,
+) -> Any:
+    """Reads a plain leaf into few bits, a layer at a time.
+
+    Raises:
+      ValueError: A file is missing, cut short or changed.
+    """
+    stored = _opened(directory, path, leaf)
+    layers = [
+        quant.quantise_leaf(path, np.asarray(stored[i].read().result()), form)
+        for i in range(leaf.shape[0])
+    ]
+    array = jax.tree.map(lambda *parts: np.stack(parts), *layers)
+    return array if sharding is None else jax.device_put(array, sharding)
+
+
+def _opened(directory: Path, path: names.Path, leaf: jax.ShapeDtypeStruct) -> Any:
+    return ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": f"file://{directory.absolute() / '.'.join(path)}/",
+            "fill_missing_data_reads": False,
+        },
+        open=True,
+        shape=leaf.shape,
+    ).result()
 
 
 class OrbaxCheckpoint:
@@ -293,7 +326,14 @@ class OrbaxCheckpoint:
         return read_json(self.path / GGUF_TOKENIZER)
 
     def params(
-        self, dtype: Any = None, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any = None,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
         """Restores the parameters; see `restore`."""
-        return restore(self.path, dtype=dtype, shardings=shardings, mtp=mtp)[1]
+        return restore(
+            self.path, dtype=dtype, shardings=shardings, mtp=mtp, scheme=scheme
+        )[1]
