@@ -1,9 +1,9 @@
 """One door: a source of weights becomes a language model that can be asked."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def load(
         pages = _pages(config, options, chosen, target, memory_utilization, weights)
         options = dataclasses.replace(options, num_pages=pages)
     if hosts is not None:
-        options = _agreed(hosts, name, config, chosen, target, places, options)
+        options = _agreed(hosts, name, config, chosen, target, options, places)
     recommended = _sampling(generation)
     return LLM(
         name,
@@ -138,8 +138,8 @@ def _agreed(
     config: ModelConfig,
     dtype: str,
     target: Target,
-    places: Mapping[str, Places],
     options: EngineOptions,
+    places: dict[str, Places],
 ) -> EngineOptions:
     """Returns the options of process 0, after comparing what must be the same."""
     assert target.placement is not None
@@ -151,13 +151,18 @@ def _agreed(
         "the form": target.form,
         "the mesh": dict(target.placement.mesh.shape),
         "the strategy": target.placement.rules,
-        "the checksum of the experts' places": {
-            group: zlib.crc32(slots.tobytes()) for group, slots in places.items()
-        },
+        "the digest of the experts' places": _digest(places),
         "the version of JAX": jax.__version__,
         **{k: v for k, v in vars(options).items() if k not in pages},
     }
     return dataclasses.replace(options, **hosts.agree(settings, pages))
+
+
+def _digest(places: Mapping[str, Places]) -> str:
+    taken = hashlib.sha256()
+    for name, place in sorted(places.items()):
+        taken.update(name.encode() + place.tobytes())
+    return taken.hexdigest()
 
 
 def _target(

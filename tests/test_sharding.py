@@ -94,3 +94,21 @@ def test_a_size_that_does_not_divide_is_refused_with_numbers():
 def test_a_mesh_larger_than_the_machine_is_refused():
     with pytest.raises(ShardingError, match="data 64 x tensor 64"):
         sharding.make_mesh(64, 64)
+
+
+def test_a_process_may_not_be_left_without_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    sharding.make_mesh(2, 4)
+    with pytest.raises(ShardingError, match="none may be left without a part"):
+        sharding.make_mesh(1, 4)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["one place", "a place each"])
+def test_put_gives_each_device_its_part(whole):
+    mesh = sharding.make_mesh(1, 2)
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("tensor"))
+    tree = {"a": np.arange(6.0), "b": jnp.ones((4, 3))}
+    placed = sharding.put(tree, place if whole else {"a": place, "b": place})
+    for name, leaf in tree.items():
+        np.testing.assert_array_equal(placed[name], leaf)
+        assert placed[name].sharding == place

@@ -21,6 +21,7 @@ from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine.follow import follow
 from r1jax.engine.pages import Pages
+from r1jax.engine.results import result
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
 from r1jax.engine.steps import Runner
 from r1jax.engine.types import (
@@ -172,8 +173,8 @@ class Engine:
         Args:
           prompt: Token ids.
           sampling: How to choose tokens.
-          on_event: Called on the engine's thread with each `Event`; it must return
-            at once and must not raise.
+          on_event: Called with each `Event`, on the engine's thread (or on that of
+            `fail`); it must return at once and must not raise.
 
         Raises:
           RequestError: The prompt is empty, too long, or has ids that the model does
@@ -348,37 +349,18 @@ class Engine:
         read: Any = jax.device_get({name: step.outputs[name] for name in names})
         for i, row in rows:
             if not row.sequence.finished and not self.failure:
-                self._hand_out(row, int(read["token"][i]), i, read)
+                self._hand_out(row, i, read)
 
-    def _hand_out(
-        self, row: Row, token: int, i: int, read: dict[str, np.ndarray]
-    ) -> None:
-        sequence, sampling = row.sequence, row.sequence.sampling
-        sequence.tokens.append(token)
+    def _hand_out(self, row: Row, i: int, read: dict[str, np.ndarray]) -> None:
+        sequence = row.sequence
+        sequence.tokens.append(int(read["token"][i]))
         sequence.pending -= 1
         self._stats.generation_tokens += 1
-        logprob: float | None = None
-        top: tuple[tuple[int, float], ...] = ()
-        if sampling.logprobs is not None:
-            logprob = float(read["logprob"][i])
-            ids, values = read["top_ids"][i], read["top_logprobs"][i]
-            pairs = zip(ids.tolist(), values.tolist(), strict=True)
-            top = tuple(pairs)[: sampling.logprobs]
-        finish = self._finish_reason(sequence, token)
-        event = Event(sequence.id, token, logprob, top, finish)
-        if finish:
+        event = result(sequence, i, read, self.config.eos_ids)
+        if event.finish:
             self._finish(sequence, event)
         else:
             self._sequences[sequence.id][1](event)
-
-    def _finish_reason(self, sequence: Sequence, token: int) -> str | None:
-        sampling = sequence.sampling
-        if token in sampling.stop_token_ids:
-            return "stop"
-        if token in self.config.eos_ids and not sampling.ignore_eos:
-            return "stop"
-        known = len(sequence.tokens) - sequence.prompt_length
-        return "length" if known >= sequence.limit else None
 
     def _finish(self, sequence: Sequence, event: Event) -> None:
         sequence.finished = True

@@ -8,10 +8,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import uvicorn
@@ -21,9 +21,10 @@ from r1jax.errors import ConfigError, R1jaxError
 from r1jax.llm import LLM
 from r1jax.load import load
 from r1jax.serve.app import ServeOptions, create_app
+from r1jax.serve.flags import parser
 from r1jax.serve.generation import Admission
 from r1jax.serve.stream import write_json
-from r1jax.sharding import STRATEGIES, make_mesh
+from r1jax.sharding import make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
@@ -45,22 +46,10 @@ _FAILED = 1  # the exit code of an engine that cannot go on: start it again
 _BAD_INPUT = 2  # of what the user can put right
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that complains in three lines, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage and leaving."""
-        raise ConfigError(
-            message,
-            "the command line cannot be understood",
-            "see python -m r1jax.serve --help",
-        )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Loads a model and serves it until told to stop; gives the exit code."""
     try:
-        args = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
         cluster = hosts.detect(args.coordinator, args.num_processes, args.process_id)
         if cluster is None:
             return _lead(args, None)
@@ -280,89 +269,6 @@ def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
         str(error),
         "choose another --host or --port",
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("python -m r1jax.serve", allow_abbrev=False, description=__doc__)
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help=_SOURCE)
-    add = parser.add_argument_group("server").add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    add(
-        "--port",
-        type=_whole(0, 65535),
-        default=8000,
-        help="0 takes a free one (%(default)s)",
-    )
-    add("--served-model-name", nargs="+", metavar="NAME", help="names for clients")
-    add("--api-key", nargs="+", metavar="KEY", help="keys, one of which is required")
-    add("--max-body-bytes", type=_whole(1), default=16 * 2**20, help=_BODY)
-    add("--max-num-queued-reqs", type=_whole(1), default=1024, help=_QUEUE)
-    add("--sse-keep-alive-interval", type=_whole(0), default=15, help=_BEAT)
-    add("--shutdown-timeout", type=_whole(0), default=5, help=_DRAIN)
-    levels = ("critical", "error", "warning", "info", "debug")
-    add("--uvicorn-log-level", choices=levels, default="warning", help="(%(default)s)")
-    add = parser.add_argument_group("processes", _PROCESSES).add_argument
-    add("--coordinator", metavar="HOST:PORT", help="where process 0 meets the others")
-    add("--num-processes", type=_whole(1), help="how many processes there are")
-    add("--process-id", type=_whole(0), help="which one this is, from 0")
-    add("--initialization-timeout", type=_whole(1), default=300, help=_MEET)
-    add = parser.add_argument_group("engine").add_argument
-    add("--dtype", help="type of the weights, such as float32 or bfloat16")
-    add("--max-model-len", type=_whole(2), help="longest context, in tokens")
-    add("--max-num-seqs", type=_whole(1), help="sequences that run at once")
-    add("--max-num-batched-tokens", type=_whole(1), help="tokens of a prefill step")
-    add("--page-size", type=_whole(1), help="tokens in a page of the cache")
-    add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
-    add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
-    add("--strategy", choices=STRATEGIES, help=_STRATEGY)
-    add(
-        "--data-parallel-size",
-        type=_whole(1),
-        help="sets of devices, a part of the sequences each",
-    )
-    add("--redundant-experts", type=_whole(1), metavar="R", help=_COPIES)
-    add("--expert-loads", metavar="FILE", help=_LOADS)
-    add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
-    add("--num-pages", type=_whole(2), help="pages in the cache")
-    add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
-    add("--seed", type=int, help="for random weights, and for requests without one")
-    return parser
-
-
-_SOURCE = (
-    "an r1jax checkpoint, a Hugging Face model directory, a GGUF file, a preset or a "
-    "Hugging Face name; the demonstration model if left out"
-)
-_PROCESSES = (
-    "Several processes run one program, each on its own devices: start each with the "
-    "same flags but for --process-id. Process 0 serves. On TPU slices, under Slurm and "
-    "Open MPI none of these is needed."
-)
-_MEET = "seconds that the processes wait for each other (%(default)s)"
-_KERNELS = "whether Pallas kernels run; by default they do on TPUs"
-_STRATEGY = "whether a mesh serves few sequences, or many (the default)"
-_MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
-_COPIES = "copies of the busiest experts on a mesh; needs --expert-loads"
-_LOADS = "counts by which experts are placed on a mesh, of tools/count_routes.py"
-_CACHE = "~/.cache/r1jax/compiled"
-_COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
-_BODY = "longest request body (%(default)s)"
-_QUEUE = "sequences that may wait before new requests get 503 (%(default)s)"
-_BEAT = "seconds of silence before a stream sends a comment, 0 for none (%(default)s)"
-_DRAIN = "seconds that running requests are given when stopping (%(default)s)"
-
-
-def _whole(low: int, high: int = 2**62) -> Callable[[str], int]:
-    """Makes a type for integers from `low` to `high`."""
-
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if low <= number <= high:
-            return number
-        bound = f"less than {low}" if number < low else f"more than {high}"
-        raise argparse.ArgumentTypeError(f"{number} is {bound}")
-
-    return whole_number
 
 
 if __name__ == "__main__":

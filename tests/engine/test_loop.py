@@ -60,7 +60,16 @@ def make_engine(monkeypatch):
     """Makes engines whose steps can be held (`paused`); closes them at the end."""
     engines = []
 
-    def make(*, paused=False, broken=None, pages=12, slots=2, eos=(), **options):
+    def make(
+        *,
+        paused=False,
+        broken=None,
+        pages=12,
+        slots=2,
+        eos=(),
+        hosts=None,
+        **options,
+    ):
         class Runner(FakeRunner):
             permits = Permits() if paused else None
 
@@ -69,7 +78,7 @@ def make_engine(monkeypatch):
         pools = {"key": jnp.zeros((1, pages + 1, 1, PAGE, 1))}
         limits = EngineOptions(LONGEST, slots, 8, PAGE, **options)
         config = dataclasses.replace(CONFIG, eos_ids=eos)
-        engine = Engine(config, None, pools, limits, target=CPU)
+        engine = Engine(config, None, pools, limits, target=CPU, hosts=hosts)
         engines.append((engine, Runner))
         return (engine, Runner.permits) if paused else engine
 
@@ -281,3 +290,76 @@ def test_requests_without_a_seed_repeat_where_the_engine_has_one(monkeypatch):
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[3] != drawn[0]
     assert {seeds[2] for seeds in drawn} == {11}
+
+
+class FakeHosts:
+    """Process 0's view of another, which is lost when the test says so."""
+
+    leads, loss = True, None
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, data):
+        self.sent.append(data)
+
+    def ready(self):
+        pass
+
+    def watch(self, on_loss):
+        self.on_loss = on_loss
+
+    def wait_for_loss(self, seconds):
+        return self.loss
+
+    def lose(self, reason):
+        self.loss = reason
+        self.on_loss(reason)
+
+
+def engine_of_many(make_engine, **how):
+    hosts = FakeHosts()
+    return hosts, make_engine(hosts=hosts, **how)
+
+
+def test_a_lost_host_ends_requests_while_a_step_hangs(make_engine):
+    hosts, (engine, permits) = engine_of_many(make_engine, paused=True)
+    answers = [submit(engine, [i])[1] for i in range(4)]
+    assert permits.held.wait(10)
+    hosts.lose("process 1 has ended")
+    hosts.lose("process 2 has ended")
+    for answer in answers:
+        [event] = answer.wait().events
+        assert (event.finish, event.error) == ("error", "process 1 has ended")
+    with pytest.raises(RequestError, match="process 1 has ended"):
+        submit(engine, [1])
+    engine.close()  # does not wait for the step
+
+
+def test_a_lost_host_is_noticed_while_nothing_runs(make_engine):
+    hosts, engine = engine_of_many(make_engine)
+    hosts.lose("process 1 has ended")
+    assert engine.failure == "process 1 has ended"
+    engine.wait_until_closed()
+
+
+def test_a_step_that_fails_with_a_host_is_blamed_on_it(make_engine):
+    broken = RuntimeError("Gloo all-reduce failed")
+    hosts, (engine, permits) = engine_of_many(make_engine, paused=True, broken=broken)
+    hosts.loss = "process 1 has ended"
+    answer = submit(engine, [1])[1]
+    permits.release()
+    assert answer.wait().events[0].error == "process 1 has ended"
+
+
+def test_the_engines_of_other_processes_take_no_requests(make_engine):
+    class Follower(FakeHosts):
+        leads, index = False, 1
+
+        def receive(self):
+            return None
+
+    engine = make_engine(hosts=Follower())
+    with pytest.raises(RequestError, match="ask process 0"):
+        submit(engine, [1])
+    engine.wait_until_closed()

@@ -26,6 +26,12 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Where servers keep compiled steps for each other."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
 def launch() -> Iterator[Callable[..., Process]]:
     """Starts programs, and ends at last what is left of them."""
@@ -42,14 +48,14 @@ def launch() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
-def serve(launch, checkpoint) -> Iterator[Callable[[int], Site]]:
+def serve(launch, checkpoint, cache) -> Iterator[Callable[..., Site]]:
     """Serves the checkpoint from so many processes."""
     sites: list[Site] = []
 
-    def start(count: int) -> Site:
+    def start(count: int, *more: object) -> Site:
         group = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", count)
         processes = [
-            launch(*flags(checkpoint), *group, "--process-id", index)
+            launch(*flags(checkpoint, cache), *group, *more, "--process-id", index)
             for index in range(count)
         ]
         sites.append(Site(processes))

@@ -105,7 +105,16 @@ class Site:
         return [process.wait(seconds) for process in self.processes]
 
 
-def flags(checkpoint: Path, port: int = 0) -> list[object]:
+def flags(checkpoint: Path, cache: Path, port: int = 0) -> list[object]:
     """The small server that all tests here run."""
     sizes = ("--max-num-seqs", 2, "--max-num-batched-tokens", 8, "--page-size", 16)
-    return ["-m", "r1jax.serve", checkpoint, "--port", port, *sizes]
+    return [
+        "-m",
+        "r1jax.serve",
+        checkpoint,
+        "--port",
+        port,
+        "--compilation-cache",
+        cache,
+        *sizes,
+    ]

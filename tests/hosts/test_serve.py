@@ -122,15 +122,26 @@ def test_a_death_while_nothing_runs_ends_the_other(serve, victim):
 
 @pytest.mark.slow
 def test_four_processes_answer_as_one_and_end_together(serve, alone):
-    site = serve(4)
+    site = serve(4, "--data-parallel-size", 2, "--tensor-parallel-size", 2)
     check_answers(site, alone)
     assert check_death(site, victim=2) == [LOST] * 3
 
 
 @pytest.mark.slow
-def test_a_supervisor_starts_all_again_after_a_death(launch, checkpoint, alone):
+def test_other_flags_than_those_of_process_0_are_refused(launch, checkpoint, cache):
+    group = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2)
+    both = [*flags(checkpoint, cache), *group]
+    first = launch(*both, "--process-id", 0)
+    second = launch(*both, "--process-id", 1, "--dtype", "bfloat16")
+    assert (first.wait(60), second.wait(60)) == (LOST, 2)
+    assert "dtype is 'bfloat16' in process 1" in second.lines
+    assert ends(first) == ["r1jax: process 0 of 2 ends: process 1 has ended"]
+
+
+@pytest.mark.slow
+def test_a_supervisor_starts_all_again_after_a_death(launch, checkpoint, cache, alone):
     coordinator, port = f"127.0.0.1:{free_port()}", free_port()
-    command = [*flags(checkpoint, port), "--coordinator", coordinator]
+    command = [*flags(checkpoint, cache, port), "--coordinator", coordinator]
     supervisor = ROOT / "deploy" / "supervise.py"
     process = launch(supervisor, "--num-processes", 2, "--", sys.executable, *command)
     site = Site([process])

@@ -189,3 +189,42 @@ def test_a_bad_source_is_refused_in_three_lines(capsys, monkeypatch):
 
     monkeypatch.setattr(command, "load", fail)
     assert refused(capsys, "--port", "0", "nowhere") == "there is nothing at nowhere"
+
+
+def test_a_failed_engine_ends_the_server_and_its_requests(
+    load, llm, monkeypatch, capsys
+):
+    llm.engine.pace = 0.01
+
+    def visit(url):
+        threading.Timer(0.2, setattr, (llm.engine, "failure", "out of memory")).start()
+        body = {"prompt": "a", "max_tokens": 500}
+        return httpx.post(f"{url}/v1/completions", json=body, timeout=20)
+
+    visitor = Visitor(monkeypatch, visit)
+    assert command.main(["--port", "0"]) == 1
+    visitor.join()
+    assert visitor.seen.status_code == 503
+    assert "out of memory" in visitor.seen.json()["error"]["message"]
+    assert capsys.readouterr().err == "r1jax: the server ends: out of memory\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--coordinator", "h:1"], "--coordinator without --num-processes and"),
+        (["--process-id", "0", "--num-processes", "2"], "--num-processes and --proc"),
+    ],
+)
+def test_half_a_cluster_is_refused(load, capsys, arguments, what):
+    assert refused(capsys, *arguments).startswith(what)
+    assert not load
+
+
+def test_a_coordinator_that_is_not_there_is_refused(load, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = ("--coordinator", address, "--num-processes", "2", "--process-id", "1")
+    what = refused(capsys, *flags, "--initialization-timeout", "1")
+    assert what == f"process 1 cannot reach process 0 at {address}"
+    assert not load

@@ -1,0 +1,85 @@
+"""Processes that run the steps of another: in its order, or an end that is told."""
+
+import queue
+
+import numpy as np
+import pytest
+
+from r1jax.cache import Geometry
+from r1jax.engine.follow import follow
+from r1jax.engine.steps import Message
+
+
+def message(number: int, counts: bool = False) -> Message:
+    geometry = Geometry(2, 1, 8)
+    floats = np.arange(6 * geometry.rows, dtype=np.float32).reshape(6, -1) / 7
+    return Message(geometry, counts, np.arange(-5, number, dtype=np.int32), floats)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_message_comes_out_as_it_went_in(counts):
+    sent = message(100, counts)
+    read = Message.from_bytes(sent.to_bytes())
+    assert (read.geometry, read.counts) == (sent.geometry, sent.counts)
+    np.testing.assert_array_equal(read.ints, sent.ints)
+    np.testing.assert_array_equal(read.floats, sent.floats)
+    assert read.ints.dtype == np.int32
+    assert read.floats.dtype == np.float32
+
+
+class LeftError(Exception):
+    """Instead of the end of the process."""
+
+
+class FakeHosts:
+    def __init__(self, *messages):
+        self.data = queue.SimpleQueue()
+        for each in messages:
+            self.data.put(each and each.to_bytes())
+
+    def receive(self):
+        return self.data.get()
+
+    def wait_for_loss(self, seconds):
+        return None
+
+    def leave(self, reason):
+        raise LeftError(reason)
+
+
+class FakeToken:
+    def __init__(self, device, number):
+        self.device, self.number = device, number
+
+    def block_until_ready(self):
+        if self.number == self.device.breaks:
+            raise RuntimeError("out of memory\nand a long trace")
+        self.device.finished.append(self.number)
+
+
+class FakeRunner:
+    breaks = None
+
+    def __init__(self):
+        self.started, self.finished = [], []
+
+    def run(self, each):
+        self.started.append(each.ints.size)
+        assert len(self.started) - len(self.finished) <= 2
+        return {"token": FakeToken(self, each.ints.size)}
+
+
+def test_steps_run_in_order_one_ahead_of_the_other():
+    runner = FakeRunner()
+    follow(runner, FakeHosts(message(1), message(2), message(3), None))
+    assert runner.started == [6, 7, 8]
+    assert runner.finished == [6, 7]
+
+
+def test_a_step_that_fails_is_told_in_a_line():
+    runner = FakeRunner()
+    runner.breaks = 6
+    with pytest.raises(LeftError) as left:
+        follow(runner, FakeHosts(message(1), message(2), message(3), None))
+    assert str(left.value) == "a step failed: out of memory"
+    assert runner.started == [6, 7]
