@@ -65,11 +65,11 @@ def counted(tmp_path):
     llm = r1jax.load(ROOT / MOE, **SIZES)
     loads = llm.count_routes([prompt.tolist() for prompt in golden(MOE).prompts[:2]])
     r1jax.save_expert_loads(tmp_path / "loads.json", llm.config, loads)
-    return llm, tmp_path / "loads.json"
+    return llm, tmp_path / "loads.json", loads
 
 
 def test_experts_placed_by_their_loads_answer_as_transformers_does(counted):
-    alone, file = counted
+    alone, file, loads = counted
     llm = r1jax.load(
         ROOT / MOE,
         mesh=sharding.make_mesh(1, 4),
@@ -81,7 +81,9 @@ def test_experts_placed_by_their_loads_answer_as_transformers_does(counted):
     assert down.shape[1] == 20  # five on each device
     assert len(down.devices()) == 4
     wanted = golden(MOE)
-    answers = llm.generate([prompt.tolist() for prompt in wanted.prompts[:2]], GREEDY)
+    prompts = [prompt.tolist() for prompt in wanted.prompts[:2]]
+    np.testing.assert_array_equal(llm.count_routes(prompts), loads)
+    answers = llm.generate(prompts, GREEDY)
     llm.close()
     for answer, right in zip(answers, wanted.continuations, strict=False):
         assert list(answer.token_ids) == right[:6]
