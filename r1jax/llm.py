@@ -146,8 +146,10 @@ class LLM:
         """Counts how often each expert is chosen; see `engine.simple.count_routes`.
 
         `r1jax.save_expert_loads` keeps the result for `r1jax.load(expert_loads=...)`.
+        In a program of several processes all of them must ask, for the same sequences.
         """
-        return simple.count_routes(self.config, self._arranged, sequences)
+        where = self.target.everywhere
+        return simple.count_routes(self.config, self._arranged, sequences, where)
 
     def generate(
         self,
