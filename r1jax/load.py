@@ -100,7 +100,10 @@ def load(
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
     target = _target(config, mesh, strategy, kernels)
-    places = _places(config, target, redundant_experts, expert_loads)
+    on = target.placement
+    loads = None if expert_loads is None else read_expert_loads(expert_loads, config)
+    devices = on.devices("experts") if on else 1
+    places = plan_places(config, devices, redundant_experts, loads)
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,
@@ -109,7 +112,7 @@ def load(
         num_pages=num_pages,
     )
     if num_pages is None:
-        weights = _weight_bytes(config, chosen, target.placement, places)
+        weights = _weight_bytes(config, chosen, on, places)
         pages = _pages(config, options, chosen, target, memory_utilization, weights)
         options = dataclasses.replace(options, num_pages=pages)
     if hosts is not None:
@@ -174,44 +177,6 @@ def _target(
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     placement = None if mesh is None else Placement(mesh, strategy)
     return target_for(device.device_kind, config, placement, kernels)
-
-
-def _places(
-    config: ModelConfig,
-    target: Target,
-    redundant: int,
-    loads: str | os.PathLike[str] | None,
-) -> dict[str, Places]:
-    """Says which device holds which expert, where they do not lie in order."""
-    devices = target.placement.devices("experts") if target.placement else 1
-    if not redundant and loads is None:
-        return plan_places(config, devices)
-    asked = f"redundant_experts is {redundant} and expert_loads is {loads}"
-    if config.moe is None:
-        raise ConfigError(
-            asked, "the model is dense: it has no experts", "leave both out"
-        )
-    if devices == 1:
-        raise ConfigError(
-            asked,
-            "one device holds all experts, in any order",
-            "leave both out, or load the model on a mesh",
-        )
-    if loads is None:
-        raise ConfigError(
-            asked,
-            "nothing says which experts are busy enough to be copied",
-            "count with LLM.count_routes, save_expert_loads, and give that file",
-        )
-    most = config.moe.experts * (devices - 1)
-    if not 0 <= redundant <= most:
-        raise ConfigError(
-            asked,
-            f"{devices} devices have use for 0 to {most} copies of "
-            f"{config.moe.experts} experts: one of each on each device",
-            f"choose at most {most}; DeepSeek serves R1's 256 experts with 32",
-        )
-    return plan_places(config, devices, redundant, read_expert_loads(loads, config))
 
 
 def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
@@ -357,7 +322,7 @@ def _weight_bytes(
     on: Placement | None,
     places: Mapping[str, Places],
 ) -> int:
-    """Returns the bytes of the weights on each device."""
+    """Returns the bytes of the weights on each device, copies of experts included."""
     tree = parameters.abstract(config, dtype)
     axes = parameters.logical_axes(config)
     for shelf in (tree, axes):

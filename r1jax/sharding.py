@@ -91,8 +91,7 @@ STRATEGIES: Final = ("latency", "throughput")  # those that serve
 def make_mesh(data: int, tensor: int) -> Mesh:
     """Arranges the first `data * tensor` devices as a mesh.
 
-    `tensor` varies fastest, so that it stays within a host where it can; a whole TPU
-    slice is arranged by its wiring.
+    `tensor` varies fastest, so that it stays within a host where it can.
 
     Raises:
       ShardingError: There are fewer devices; or more, in a program of several
@@ -112,12 +111,17 @@ def make_mesh(data: int, tensor: int) -> Mesh:
             "may be left without a part",
             f"choose sizes whose product is {len(devices)}",
         )
-    if devices[0].platform == "tpu" and data * tensor == len(devices):
+    return arrange(devices[: data * tensor], data, tensor)
+
+
+def arrange(devices: Sequence[Any], data: int, tensor: int) -> Mesh:
+    """Arranges just these devices; those of a TPU slice, as JAX does by its wiring."""
+    if devices[0].platform == "tpu" and len(devices) > 1:
         grid = mesh_utils.create_device_mesh(
             (data, tensor), devices, allow_split_physical_axes=True
         )
     else:
-        grid = np.array(devices[: data * tensor]).reshape(data, tensor)
+        grid = np.array(devices).reshape(data, tensor)
     return Mesh(grid, MESH_AXES)
 
 

@@ -1,5 +1,8 @@
 """One door, on one device or a mesh."""
 
+import dataclasses
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,8 @@ import pytest
 import r1jax
 from golden_files import ROOT, golden
 from r1jax import sharding
-from r1jax.errors import ConfigError, ShardingError
+from r1jax.errors import CheckpointError, ConfigError, ShardingError
+from r1jax.presets import preset
 
 GREEDY = r1jax.SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 SIZES = dict(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=64, page_size=16)
@@ -84,25 +88,24 @@ def test_experts_placed_by_their_loads_answer_as_transformers_does(counted):
     jax.tree.map(np.testing.assert_array_equal, llm.params, alone.params)
 
 
-@pytest.mark.parametrize(
-    ("model", "mesh", "copies", "loads", "why"),
-    [
-        ("qwen3", (1, 2), 2, True, "the model is dense"),
-        ("qwen3", (1, 2), 0, True, "the model is dense"),
-        (MOE, None, 2, True, "one device holds all experts"),
-        (MOE, (1, 1), 0, True, "one device holds all experts"),
-        (MOE, (1, 2), 2, False, "nothing says which experts are busy"),
-        (MOE, (1, 2), 17, True, "0 to 16 copies of 16 experts"),
-        (MOE, (1, 2), -1, True, "0 to 16 copies of 16 experts"),
-    ],
-)
-def test_copies_that_cannot_be_are_refused(model, mesh, copies, loads, why, tmp_path):
-    with pytest.raises(ConfigError, match=f"redundant_experts is {copies}") as caught:
-        r1jax.load(
-            ROOT / model,
-            mesh=mesh and sharding.make_mesh(*mesh),
-            redundant_experts=copies,
-            expert_loads=tmp_path / "loads.json" if loads else None,
-            **SIZES,
-        )
-    assert why in caught.value.why
+def test_copies_are_refused_where_they_are_of_no_use():
+    with pytest.raises(ConfigError, match="2 redundant experts") as caught:
+        r1jax.load(ROOT / MOE, redundant_experts=2, **SIZES)
+    assert "one device holds all" in caught.value.why
+    with pytest.raises(CheckpointError, match="no_file: No such file"):
+        r1jax.load(ROOT / MOE, expert_loads="no_file", **SIZES)
+
+
+def test_devices_that_do_not_divide_the_experts_give_the_same_logits(monkeypatch):
+    """Six experts on four devices."""
+    moe = dataclasses.replace(
+        preset("tiny-r1").moe, experts=6, expert_groups=2, experts_per_token=2
+    )
+    six = dataclasses.replace(preset("tiny-r1"), moe=moe)
+    monkeypatch.setattr(sys.modules["r1jax.load"], "preset", lambda name: six)
+    alone = r1jax.load("tiny-r1", **SIZES)
+    cut = r1jax.load("tiny-r1", mesh=sharding.make_mesh(1, 4), **SIZES)
+    assert cut._arranged["moe_layers"]["moe"]["slots"].shape == (2, 6, 2)
+    wanted = alone.logits(range(50))
+    got = cut.logits(range(50))
+    np.testing.assert_allclose(got, wanted, atol=2e-5 * np.abs(wanted).max())

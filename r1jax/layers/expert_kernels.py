@@ -6,10 +6,11 @@ For many, tokens travel to the devices that hold their experts and back.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from r1jax.layers.linear import Stacked
@@ -131,22 +132,53 @@ def _staying(
     axis: Axis,
     backend: Backend,
 ) -> Float[Array, "T D"]:
-    """Every device sees every token; their sums are added up."""
+    """Every device sees every token; their sums are added up.
+
+    Between devices in the tokens' dtype, as the sums of every other cut product are.
+    """
     tokens = placement.mesh_axes("tokens")
     others = tuple(name for name in axis.names if name not in tokens)
     shared = tuple(name for name in axis.names if name in tokens)
 
     def local(x: Array, routes: Routes, matrices: Matrices, layer: Array) -> Array:
         experts = _Experts(matrices, layer, backend)
+        if shared:
+            x, routes = _gather(x, routes, shared)
         total = _sum_here(x, routes, experts, axis.here * experts.count)
+        total = total.astype(x.dtype)
         if shared:  # first: what is then added up is only a device's own tokens
             total = jax.lax.psum_scatter(total, shared, tiled=True)
         return jax.lax.psum(total, others) if others else total
 
     whole = PartitionSpec()
-    out = PartitionSpec(shared or None)
-    inputs = (whole, (whole, whole), _specs(matrices, placement), whole)
-    return placement.on_each(local, inputs, out)(x, routes, matrices, layer)
+    inputs = PartitionSpec(shared or None)
+    specs = (inputs, (inputs, inputs), _specs(matrices, placement), whole)
+    return placement.on_each(local, specs, inputs)(x, routes, matrices, layer)
+
+
+def _gather(
+    x: Array, routes: Routes, axes: tuple[str, ...]
+) -> tuple[Float[Array, "T D"], Routes]:
+    """Returns all devices' tokens with their routes, in one exchange."""
+    parts = [jax.lax.bitcast_convert_type(x, _word(x))]
+    for route in routes:
+        words = jax.lax.bitcast_convert_type(route, _word(x))
+        parts.append(words.reshape(len(x), -1))
+    joined = jax.lax.all_gather(jnp.concatenate(parts, axis=1), axes, tiled=True)
+    ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+    tokens, *rest = jnp.split(joined, ends, axis=1)
+    found = []
+    for route, words in zip(routes, rest, strict=True):
+        apart = words.reshape(len(words), route.shape[1], -1)
+        if apart.shape[2] == 1:
+            apart = apart[:, :, 0]
+        found.append(jax.lax.bitcast_convert_type(apart, route.dtype))
+    return jax.lax.bitcast_convert_type(tokens, x.dtype), (found[0], found[1])
+
+
+def _word(x: Array) -> Any:
+    """Returns the unsigned integer as wide as a value of x."""
+    return jnp.dtype(f"uint{8 * x.dtype.itemsize}")
 
 
 def _travelling(

@@ -4,10 +4,12 @@ Every device holds the same number of slots, end to end, and each slot one exper
 experts divide over the devices and nothing else is asked for, slot s holds expert s and
 nothing of this is used. Otherwise there are more slots than experts, or another order:
 
-    6 experts, 4 devices, 0 and 3 busy    places  0 4 | 0 5 | 1 3 | 2 3
+    6 experts, 4 devices, 0 and 3 busy    0 1 | 2 3 | 4 0 | 5 3
 
-The matrices in memory then lie as the slots do, [L, S, ...], and a table beside them
-tells each expert's slots, so that a step can send a token to one of the copies.
+Each expert has one slot of its own, here in the order 0 1 2 3 4 5, spread evenly over
+devices; copies lie behind those. The matrices in memory lie as the slots do, [L, S,
+...], and a table beside them tells each expert's slots, so that a step can send a token
+to one of the copies.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.config import ModelConfig
+from r1jax.errors import ConfigError
 from r1jax.layers.router import Routes
 from r1jax.typing import Array, Int, PyTree, typechecked
 
-Places = Int[np.ndarray, "L S"]  # the expert of each slot
+Places = Int[np.ndarray, "L devices own"]  # the expert of each slot
 
 # Where the layers with experts are in the parameter tree.
 _GROUPS = {"moe_layers": ("moe",), "mtp": ("block", "moe")}
@@ -33,13 +36,14 @@ def balance(loads: np.ndarray, devices: int, redundant: int = 0) -> Places:
     """Spreads experts over devices by how often they are chosen.
 
     After the load balancer that DeepSeek serves with (arXiv 2412.19437, section 3.4.1):
-    again and again the expert with the largest share gets one copy more, until all
-    slots are filled; a copy's share is its expert's load over the number of copies.
-    Then the largest share goes to the least loaded device with a free slot, and so on.
+    again and again the expert with the largest share is meant to get one copy more, as
+    long as there are slots; a copy's share is its expert's load over the number of
+    copies. Then the largest share goes to the least loaded device with room, and so on.
 
-    No expert is twice on one device. Where nothing is copied, no layer's fullest device
-    gets more than with the experts in order. With copies the most that a device gets
-    is not bounded so, but skewed loads always gained in tests.
+    No expert is twice on one device. The experts' own slots differ by at most one
+    between devices. Where nothing is copied, no layer's fullest device gets more than
+    with the experts in order. With copies the most that a device gets is not bounded
+    so, but skewed loads always gained in tests.
 
     Args:
       loads: [L, E], how often each expert was chosen; zeros are allowed.
@@ -48,74 +52,88 @@ def balance(loads: np.ndarray, devices: int, redundant: int = 0) -> Places:
         E x (devices - 1). There are ceil((E + redundant) / devices) slots on each
         device, and all are filled.
     """
-    own = -(-(loads.shape[1] + redundant) // devices)
+    slots_each = -(-(loads.shape[1] + redundant) // devices)
     seen = loads + np.maximum(loads.sum(1, keepdims=True), 1) / _RARE
-    return np.stack([_balanced(layer, devices, own) for layer in seen])
+    return np.stack([_balanced(layer, devices, slots_each) for layer in seen])
 
 
-def _balanced(load: np.ndarray, devices: int, own: int) -> np.ndarray:
-    """Returns the experts of one layer's slots."""
+def _balanced(load: np.ndarray, devices: int, slots_each: int) -> np.ndarray:
+    """Returns the experts of one layer's slots, [devices, slots_each]."""
     copies = np.ones(len(load), int)
-    for _ in range(devices * own - len(load)):
+    for _ in range(devices * slots_each - len(load)):
         share = np.where(copies < devices, load / copies, 0)
         copies[share.argmax()] += 1
-    held = _packed(load / copies, copies, devices, own)
-    if devices * own == len(load):
-        in_order = np.eye(devices, dtype=bool).repeat(own, axis=1)
+    home, held = _packed(load / copies, copies, devices, slots_each)
+    if devices * slots_each == len(load):
+        in_order = np.eye(devices, dtype=bool).repeat(slots_each, axis=1)
         if (in_order @ load).max() <= (held @ load).max():
-            held = in_order
-    return np.nonzero(held)[1].astype(np.int32)
+            home = held = in_order
+    rows = zip(home, held & ~home, strict=True)
+    parts = [np.concatenate([np.nonzero(part)[0] for part in row]) for row in rows]
+    return np.array(parts, np.int32)
 
 
 def _packed(
-    share: np.ndarray, copies: np.ndarray, devices: int, own: int
-) -> np.ndarray:
-    """Returns which device holds which expert, [devices, E], the largest dealt first.
+    share: np.ndarray, copies: np.ndarray, devices: int, slots_each: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where each expert's own slot is, and where any of it; [devices, E] both.
 
-    When only devices that have an expert already are free, one that has it not gives up
-    another of its own to them.
+    A copy that finds only devices that have its expert gives way: in the end each slot
+    that is left takes the largest share that its device does not have.
     """
-    held = np.zeros((devices, len(share)), bool)
+    experts = len(share)
+    room = np.full(devices, experts // devices)
+    room[: experts % devices] += 1  # for own slots
+    spare = slots_each - room  # for copies
+    home, held = np.zeros((2, devices, experts), bool)
     largest_first = np.argsort(-share, kind="stable")
-
-    def least(among: np.ndarray) -> int:
-        return int(np.where(among, held @ share, np.inf).argmin())
-
     for expert in largest_first.repeat(copies[largest_first]):
-        free, without = held.sum(1) < own, ~held[:, expert]
-        taker = least(free & without if (free & without).any() else without)
-        if not free[taker]:
-            giver, taken_up = taker, least(free)
-            moved = np.where(held[giver] & ~held[taken_up], share, -1).argmax()
-            held[giver, moved], held[taken_up, moved] = False, True
-        held[taker, expert] = True
-    return held
+        is_copy = held[:, expert].any()
+        free = (spare if is_copy else room) > 0
+        free &= ~held[:, expert]
+        if free.any():
+            device = np.where(free, held @ share, np.inf).argmin()
+            (spare if is_copy else room)[device] -= 1
+            held[device, expert] = True
+            home[device, expert] = not is_copy
+    for device in np.arange(devices).repeat(spare):
+        expert = np.where(held[device], -1, share).argmax()
+        held[device, expert] = True
+    return home, held
 
 
 def slots(places: Places) -> Int[np.ndarray, "L E C"]:
-    """Returns the slots of each expert's copies, -1 behind those of the fewer ones."""
-    experts = int(places.max()) + 1
-    found = [[np.nonzero(layer == e)[0] for e in range(experts)] for layer in places]
+    """Returns each expert's slots, its own first, -1 behind those of the fewer ones."""
+    layers, _, own = places.shape
+    flat, experts = places.reshape(layers, -1), int(places.max()) + 1
+    # Own slots come first on each device, and the devices with more of them first.
+    order = np.lexsort([np.arange(flat.shape[1]), np.arange(flat.shape[1]) % own])
+    found = [
+        [order[layer[order] == expert] for expert in range(experts)] for layer in flat
+    ]
     most = max(len(copies) for layer in found for copies in layer)
-    table = np.full((len(places), experts, most), -1, np.int32)
-    for layer, row in zip(found, table, strict=True):
-        for copies, cells in zip(layer, row, strict=True):
+    table = np.full((layers, experts, most), -1, np.int32)
+    for found_here, row in zip(found, table, strict=True):
+        for copies, cells in zip(found_here, row, strict=True):
             cells[: len(copies)] = copies
     return table
 
 
 @typechecked
-def to_slots(routes: Routes, table: Int[Array, "E C"]) -> Routes:
+def to_slots(routes: Routes, table: Int[Array, "E C"], share: bool) -> Routes:
     """Sends each token to one slot of each expert it chose.
-
-    Copies take turns by the token's number in the step, so they share the load, and a
-    token's copy does not depend on what other tokens chose.
 
     Args:
       routes: By expert.
       table: One layer of `slots`.
+      share: Whether copies take turns, by the token's number in the step, so that a
+        token's copy does not depend on what others chose. If not, all tokens go to
+        an expert's own slot: few tokens wait for matrices to be read, and copies would
+        be read besides.
     """
     chosen, weights = routes
+    if not share:
+        return table[chosen, 0], weights
     copies = (table >= 0).sum(axis=1)
     turn = jnp.arange(len(chosen))[:, None] % copies[chosen]
     return table[chosen, turn], weights
@@ -134,17 +152,52 @@ def plan_places(
       devices: Over how many experts are cut.
       redundant: Copies, see `balance`. Multi-token-prediction layers get none.
       loads: Of the layers with experts, [L, E]; even ones if left out.
+
+    Raises:
+      ConfigError: Copies or loads are given where they can be of no use.
     """
+    if redundant or loads is not None:
+        _check_of_use(config, devices, redundant, loads)
     if config.moe is None:
         return {}
     experts, found = config.moe.experts, {}
-    if loads is not None or redundant or experts % devices:
+    if loads is not None or experts % devices:
         even = np.ones((config.moe_layers, experts))
         wanted = even if loads is None else loads
         found["moe_layers"] = balance(wanted, devices, redundant)
     if config.mtp_layers and experts % devices:
         found["mtp"] = balance(np.ones((config.mtp_layers, experts)), devices)
     return found
+
+
+def _check_of_use(
+    config: ModelConfig, devices: int, redundant: int, loads: np.ndarray | None
+) -> None:
+    asked = f"{redundant} redundant experts, by {'no' if loads is None else 'counted'}"
+    asked = f"{asked} loads, on {devices} devices"
+    if config.moe is None:
+        raise ConfigError(
+            asked, "the model is dense: it has no experts", "ask for none"
+        )
+    if devices == 1:
+        raise ConfigError(
+            asked,
+            "one device holds all experts, in any order",
+            "ask for none and give no loads, or load the model on a mesh",
+        )
+    if loads is None:
+        raise ConfigError(
+            asked,
+            "nothing says which experts are busy enough to be copied",
+            "count with tools/count_routes.py, and give its output as expert_loads",
+        )
+    most = config.moe.experts * (devices - 1)
+    if not 0 <= redundant <= most:
+        raise ConfigError(
+            asked,
+            f"{config.moe.experts} experts on each device are 0 to {most} copies",
+            f"ask for at most {most}; DeepSeek serves R1's 256 experts with 32",
+        )
 
 
 def arrange(params: PyTree, places: Mapping[str, Places]) -> PyTree:
@@ -157,7 +210,8 @@ def arrange(params: PyTree, places: Mapping[str, Places]) -> PyTree:
     """
 
     def change(group: str, moe: dict[str, PyTree]) -> dict[str, PyTree]:
-        experts = _pick(moe["experts"], places[group])
+        numbers = places[group].reshape(len(places[group]), -1)
+        experts = _pick(moe["experts"], numbers)
         return {**moe, "experts": experts, "slots": slots(places[group])}
 
     return _in_moe(params, places, change)

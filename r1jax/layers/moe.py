@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from r1jax.cache import Batch
 from r1jax.config import MoeConfig
-from r1jax.layers.expert_kernels import experts_by_kernels
+from r1jax.layers.expert_kernels import TRAVELLERS, experts_by_kernels
 from r1jax.layers.expert_places import to_slots
 from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
@@ -161,6 +161,7 @@ class Moe(nn.Module):
         """Maps [T, D] to [T, D]; without a batch the tokens are a whole sequence."""
         routes = self.router(x)
         if self.has_variable("params", "slots"):  # see layers/expert_places.py
-            routes = to_slots(routes, self.get_variable("params", "slots"))
+            table: Array = self.get_variable("params", "slots")
+            routes = to_slots(routes, table, share=len(x) >= TRAVELLERS)
         y = self.experts(x, routes, batch)
         return y + self.shared(x) if self.config.shared_experts else y

@@ -65,15 +65,18 @@ def gather_heads(q: Float[Array, "T N E"], axes: Axes) -> Float[Array, "T NN E"]
 
 
 def merge(share: Partial, axes: Axes, dtype: jnp.dtype) -> Float[Array, "T N W"]:
-    """Merges all devices' shares; each gets back its own heads."""
-    peak = jax.lax.pmax(share.peak, axes)
-    fade = jnp.exp(share.peak - peak)
+    """Merges all devices' shares; each gets back its own heads.
 
-    def add(terms: Array) -> Array:
-        return jax.lax.psum_scatter(terms, axes, scatter_dimension=1, tiled=True)
-
-    mixed, total = add(share.mixed * fade[..., None]), add(share.total * fade)
-    return (mixed / jnp.maximum(total, 1e-30)[..., None]).astype(dtype)
+    Peaks and sums, one of each a query, are known to all first, so that what is added
+    up is weighed already and may be narrow.
+    """
+    known = jax.lax.all_gather(jnp.stack([share.peak, share.total]), axes)
+    peaks, totals = known[:, 0], known[:, 1]
+    peak = jnp.max(peaks, axis=0)
+    total = jnp.sum(totals * jnp.exp(peaks - peak[None]), axis=0)
+    weight = jnp.exp(share.peak - peak) / jnp.maximum(total, 1e-30)
+    mixed = (share.mixed * weight[..., None]).astype(dtype)
+    return jax.lax.psum_scatter(mixed, axes, scatter_dimension=1, tiled=True)
 
 
 def _homes(batch: Batch) -> Array:

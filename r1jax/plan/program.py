@@ -1,5 +1,6 @@
 """Compiles the engine's steps ahead of time for a slice, from shapes alone."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -8,9 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.layout import Format, Layout
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from r1jax import cache, model, parameters, sharding
 from r1jax.cache import Geometry
@@ -146,8 +146,9 @@ def make_setup(
     data, tensor = mesh_sizes(config, on, strategy, data, tensor)
     placement = None
     if on.generation or len(on.devices) > 1:
-        grid = np.array(on.devices).reshape(data, tensor)
-        placement = Placement(Mesh(grid, sharding.MESH_AXES), strategy)
+        mesh = sharding.arrange(on.devices, data, tensor)
+        placement = Placement(mesh, strategy)
+        on = dataclasses.replace(on, devices=tuple(mesh.devices.flat))
     target = target_for(on.devices[0].device_kind, config, placement)
     plain = jnp.dtype(dtype or ("bfloat16" if on.generation else "float32"))
     weights = _weights(config, target, plain, scheme, on)

@@ -14,7 +14,7 @@ from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError, ConfigError
 from r1jax.weights.files import read_json
 
-_COUNT = "count them with LLM.count_routes and write them with save_expert_loads"
+_COUNT = "count them with tools/count_routes.py, or LLM.count_routes"
 
 
 def save_expert_loads(

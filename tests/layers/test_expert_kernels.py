@@ -69,14 +69,14 @@ def on_mesh(data, tensor, experts, redundant, form, rules="throughput"):
     table = jnp.asarray(slots(places)[LAYER])
     stacks = []
     for stack in matrices(experts):
-        held = stack[np.arange(LAYERS)[:, None], places]
+        held = stack[np.arange(LAYERS)[:, None], places.reshape(LAYERS, -1)]
         spec = placement.spec(
             ("layers", "experts", *[None] * (held.ndim - 2)), held.shape
         )
         stacks.append(jax.device_put(held, NamedSharding(placement.mesh, spec)))
 
     def run(stacks, x, chosen, weights):
-        here, weights = to_slots((chosen, weights), table)
+        here, weights = to_slots((chosen, weights), table, share=True)
         here = jnp.where(chosen < 0, -1, here)
         gate_up, down = (Stacked(s, jnp.int32(LAYER), target) for s in stacks)
         return experts_by_kernels(x, gate_up, down, (here, weights), form)
@@ -129,6 +129,12 @@ def test_every_mesh_gives_one_result(data, tensor, experts, redundant, form, rng
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_devices_that_all_hold_every_token_give_one_result(form, rng):
+    """Under the rule set for few sequences, which cuts no tokens."""
+    check(on_mesh(2, 4, 6, 0, form, "latency"), "uneven", EACH, 6, rng)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_replicas_of_the_experts_each_see_all_tokens(form, rng):
     """Under the rule set that cuts experts over `tensor` alone."""
     run = on_mesh(2, 4, 6, 0, form, "training")
@@ -170,7 +176,7 @@ def test_copies_of_a_busy_expert_spare_windows():
     loads = np.array([[0, 0, 0, 0, 0, 1, 0, 0]])
     table = slots(balance(loads, 8, redundant=8))[0]
     assert (table[5] >= 0).sum() == 8
-    here, _ = to_slots((chosen, jnp.ones(chosen.shape)), jnp.asarray(table))
+    here, _ = to_slots((chosen, jnp.ones(chosen.shape)), jnp.asarray(table), True)
     assert windows(here, 16, 2 * 16) == 1
 
 
@@ -204,7 +210,9 @@ def r1_layer(topology, data, tensor, tokens, form, copies):
 
     def run(stacks, rows, routes, table):
         gate_up, down = (Stacked(s, jnp.int32(LAYER), target) for s in stacks)
-        return experts_by_kernels(rows, gate_up, down, to_slots(routes, table), form)
+        return experts_by_kernels(
+            rows, gate_up, down, to_slots(routes, table, form == "travel"), form
+        )
 
     with jax.set_mesh(placement.mesh):
         traced = jax.jit(run).trace(*arguments)
