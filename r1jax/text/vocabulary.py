@@ -49,6 +49,9 @@ class TokenizersVocabulary:
 
     What it decodes to is worked out here, a token at a time, as the library's own
     decoder needs the whole text and so cannot stream.
+
+    Attributes:
+        backend: the library's tokenizer.
     """
 
     def __init__(self, backend: Backend, decoder: Mapping[str, Any]) -> None:
@@ -60,7 +63,7 @@ class TokenizersVocabulary:
         # A saved training set-up may cut or pad; a prompt must stay as it is.
         backend.no_truncation()
         backend.no_padding()
-        self._backend = backend
+        self.backend = backend
         steps = decoder.get("decoders", [decoder])
         kinds = {step["type"] for step in steps}
         self._byte_level = "ByteLevel" in kinds
@@ -77,12 +80,12 @@ class TokenizersVocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def token_id(self, token: str) -> int | None:
         """Returns the id of a token as tokenizer.json writes it, or None."""
-        index: int | None = self._backend.token_to_id(token)
+        index: int | None = self.backend.token_to_id(token)
         return index
 
     def token_bytes(self, index: int) -> bytes:
@@ -97,7 +100,7 @@ class TokenizersVocabulary:
     def _work_out(self, index: int) -> bytes:
         if index in self._added:
             return self._added[index]
-        piece = self._backend.id_to_token(index)
+        piece = self.backend.id_to_token(index)
         if piece is None:
             return b""
         if not self._byte_level:
@@ -108,13 +111,17 @@ class TokenizersVocabulary:
 
 
 class SentencePieceVocabulary:
-    """A sentencepiece model, with tokens added to it by name."""
+    """A sentencepiece model, with tokens added to it by name.
+
+    Attributes:
+        processor: the library's model.
+    """
 
     def __init__(
         self, processor: SentencePieceProcessor, added: dict[str, tuple[int, bool]]
     ) -> None:
         """Takes the model, and of each added token its id and whether it is special."""
-        self._processor = processor
+        self.processor = processor
         self._pieces = len(processor)
         control = {
             processor.id_to_piece(index): (index, True)
@@ -136,21 +143,21 @@ class SentencePieceVocabulary:
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`; each stretch between named tokens on its own."""
         if not self._named:
-            return list(self._processor.encode(text))
+            return list(self.processor.encode(text))
         ids: list[int] = []
         for position, part in enumerate(self._split.split(text)):
             if position % 2:
                 ids.append(self._named[part])
             elif part:
-                ids += self._processor.encode(part)
+                ids += self.processor.encode(part)
         return ids
 
     def token_id(self, token: str) -> int | None:
         """Returns the id of a piece or added token, or None."""
         if token in self._named:
             return self._named[token]
-        index = int(self._processor.piece_to_id(token))
-        return index if self._processor.id_to_piece(index) == token else None
+        index = int(self.processor.piece_to_id(token))
+        return index if self.processor.id_to_piece(index) == token else None
 
     def token_bytes(self, index: int) -> bytes:
         """Returns the bytes of a token."""
@@ -158,8 +165,8 @@ class SentencePieceVocabulary:
             return self._added[index]
         if not 0 <= index < self._pieces:
             return b""
-        piece: str = self._processor.id_to_piece(index)
-        return _piece_bytes(piece, self._processor.is_byte(index))
+        piece: str = self.processor.id_to_piece(index)
+        return _piece_bytes(piece, self.processor.is_byte(index))
 
 
 def vocabulary_from_json(text: str, name: str) -> TokenizersVocabulary:

@@ -1,6 +1,7 @@
 """Byte ranges and JSON out of files, and the errors when a file is broken."""
 
 import json
+import math
 import os
 import weakref
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from r1jax.errors import CheckpointError
 
 AGAIN = "copy or download the file again and compare its size and checksum"
+_ALIGNMENT = 64  # bytes
 
 
 class ByteFile:
@@ -85,3 +87,11 @@ def some(names: object, limit: int = 5) -> str:
     listed = sorted(names)  # type: ignore[call-overload]
     rest = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Returns an empty array that a CPU device takes over without a copy."""
+    count = math.prod(shape) * dtype.itemsize
+    raw = np.empty(count + _ALIGNMENT, np.uint8)
+    first = -raw.ctypes.data % _ALIGNMENT
+    return raw[first : first + count].view(dtype).reshape(shape)

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
-from r1jax.weights import leaves, names
+from r1jax.weights import direct, leaves, names
 from r1jax.weights.files import some
 from r1jax.weights.gguf_config import from_gguf
 from r1jax.weights.gguf_file import GgufFile, Stored
@@ -24,14 +27,18 @@ class GgufCheckpoint:
 
     Attributes:
       kind: "gguf".
+      scheme: None: what is read is multiplied out.
       path: The file.
       config: The model.
       generation: Empty: GGUF files do not say how to sample.
+      fields: None: there is no config.json.
       table: Where the tensors belong.
       tensor_count: How many tensors the file holds.
     """
 
     kind = "gguf"
+    scheme = None
+    fields = None
 
     def __init__(self, path: str | Path) -> None:
         """Reads the metadata and where the tensors lie.
@@ -58,11 +65,18 @@ class GgufCheckpoint:
             opened.fields,
             vocab_size=embedding.shape[0] if embedding else 0,
             tied_head=_HEAD not in self._tensors,
-            rope_factors=factors.read(0, factors.shape[0], None) if factors else None,
+            rope_factors=factors.read(0, factors.shape[0], None, np.float32)
+            if factors
+            else None,
         )
         layout = gguf_layout(self.config, self._tensors)
         self.table = names.table(self.config, layout)
         _account(self.path, self.table, self._tensors)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that a conversion depends on."""
+        return [self.path]
 
     @property
     def tokenizer_directory(self) -> None:
@@ -73,10 +87,15 @@ class GgufCheckpoint:
         return self._tensors[name]
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
-        """Reads the parameters; see `r1jax.weights.leaves.load`."""
-        return leaves.load(self, dtype, mtp=mtp, shardings=shardings)
+        """Reads the parameters; see `r1jax.weights.direct.load`."""
+        return direct.load(self, dtype, mtp=mtp, shardings=shardings, scheme=scheme)
 
 
 def _check_whole(path: Path, fields: Mapping[str, Any]) -> None:
@@ -122,7 +141,7 @@ def load_params(
     """Reads a file's config and parameters into memory, without conversion.
 
     Raises:
-      CheckpointError: As said in `GgufCheckpoint` and `r1jax.weights.leaves.load`.
+      CheckpointError: As said in `GgufCheckpoint` and `r1jax.weights.direct.load`.
       ConfigError: It is of a model that r1jax does not have.
     """
     source = GgufCheckpoint(path)

@@ -19,6 +19,7 @@ import numpy as np
 
 from r1jax.errors import CheckpointError
 from r1jax.weights.files import AGAIN, ByteFile
+from r1jax.weights.rounded import rounded
 
 Kind = gguf.GGMLQuantizationType
 _VALUES = gguf.GGUFValueType
@@ -54,6 +55,8 @@ class Stored:
     kind: Kind
     shape: tuple[int, ...]
     start: int
+    scales: None = None  # those of fp8 blocks, which GGUF files do not have
+    row_block: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -61,8 +64,8 @@ class Stored:
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // block * size
 
-    def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
-        """Returns rows in float32; `slot` chooses one of the first axis."""
+    def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
+        """Returns rows, rounded to a dtype; `slot` chooses one of the first axis."""
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         shape, first = self.shape, self.start
         if slot is not None:
@@ -73,7 +76,12 @@ class Stored:
         raw = self.file.read(first + start * row // block, count)
         line = shape[-1] // block * size if len(shape) > 1 else count
         values = gguf.dequantize(raw.reshape(-1, line), self.kind)
-        return values.reshape(stop - start, *shape[1:])
+        values = values.reshape(stop - start, *shape[1:])
+        return rounded(values, dtype, self.wrong)
+
+    def read_fp8(self, start: int, stop: int) -> np.ndarray:
+        """Is not asked of a tensor without scales."""
+        raise AssertionError(self.name)
 
     def wrong(self, what: str, why: str, fix: str = AGAIN) -> CheckpointError:
         """Returns the error that names the file and this tensor."""

@@ -1,12 +1,12 @@
 """Hugging Face directories: config.json, safetensors, tokenizer files.
 
 Weights may be bfloat16, float16, float32, or fp8 (E4M3) with one float32 scale for each
-128 x 128 block, as DeepSeek releases them. An fp8 weight is `value * scale`, multiplied
-in float32 and rounded once to the wanted dtype; the scale's name, `weight_scale_inv`,
-notwithstanding. The scale may lie in another shard than the weight.
+128 x 128 block, as DeepSeek releases them. The scale multiplies, its name
+`weight_scale_inv` notwithstanding, and may lie in another shard than the weight.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ import numpy as np
 from r1jax.config import ModelConfig
 from r1jax.config_hf import from_hf
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
-from r1jax.weights import leaves, names
+from r1jax.weights import direct, fp8, leaves, names
 from r1jax.weights.files import read_json, some
+from r1jax.weights.fp8 import BLOCK
+from r1jax.weights.rounded import is_finite, rounded
 from r1jax.weights.safetensors import DTYPES, Stored, open_shards
 
-BLOCK = 128
+_LARGE = 2**20  # values of a tensor that is worth compiling for
+_BAND = 512  # rows that are read together then
 SCALE = "_scale_inv"
 # Tables that old exports carry along; they follow from the config.
 _COMPUTED = "rotary_emb.inv_freq"
@@ -41,15 +45,18 @@ class HfCheckpoint:
 
     Attributes:
       kind: "hf".
+      scheme: None: what is read is multiplied out.
       path: The directory.
       config: The model. Its `mtp_layers` is 0 where the checkpoint was saved without
         them, as transformers does.
       generation: What generation_config.json says; empty where there is none.
+      fields: What config.json says.
       table: Where the tensors belong.
       tensor_count: How many tensors the files hold.
     """
 
     kind = "hf"
+    scheme = None
 
     def __init__(self, path: str | Path) -> None:
         """Reads the config and all headers.
@@ -60,7 +67,7 @@ class HfCheckpoint:
           ConfigError: config.json asks for another model.
         """
         self.path = Path(path)
-        fields = read_json(self.path / "config.json")
+        self.fields = fields = read_json(self.path / "config.json")
         _check_quantization(self.path, fields.get("quantization_config"))
         beside = self.path / "generation_config.json"
         self.generation = read_json(beside) if beside.exists() else {}
@@ -70,6 +77,14 @@ class HfCheckpoint:
         for name, shape in self.table.shapes.items():
             _check(self._stored, name, shape, self.table.may_be_fp8(name))
         _check_scales(self._stored)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that a conversion depends on."""
+        shards = {tensor.file.path for tensor in self._stored.values()}
+        beside = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+        others = (self.path / name for name in beside)
+        return sorted(shards) + [path for path in others if path.exists()]
 
     @property
     def tokenizer_directory(self) -> Path | None:
@@ -92,40 +107,49 @@ class HfCheckpoint:
         return _Blocks(stored, _scales(self._stored[name + SCALE]))
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
-        """Reads the parameters; see `r1jax.weights.leaves.load`."""
-        return leaves.load(self, dtype, mtp=mtp, shardings=shardings)
+        """Reads the parameters; see `r1jax.weights.direct.load`."""
+        return direct.load(self, dtype, mtp=mtp, shardings=shardings, scheme=scheme)
 
 
 class _Plain:
     """A tensor of floats."""
 
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-        self.wrong = stored.wrong
+    def __init__(self, stored: Stored, scales: np.ndarray | None = None) -> None:
+        self._stored, self.scales = stored, scales
+        self.wrong, self.row_block = stored.wrong, 1
 
-    def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
+    def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
+        return rounded(self._stored.rows(start, stop), dtype, self.wrong)
+
+    def read_fp8(self, start: int, stop: int) -> np.ndarray:
         return self._stored.rows(start, stop)
 
 
 class _Blocks(_Plain):
     """A tensor of fp8 values with a scale for each block."""
 
+    scales: np.ndarray
+
     def __init__(self, stored: Stored, scales: np.ndarray) -> None:
-        super().__init__(stored)
-        self._scales = scales
+        super().__init__(stored, scales)
+        if math.prod(stored.shape) >= _LARGE and fp8.is_fast(scales):
+            self.row_block = _BAND
 
-    def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
-        values = _FP8[self._stored.rows(start, stop).view(np.uint8)]
-        for block in range(start // BLOCK, -(-stop // BLOCK)):
-            rows = slice(max(0, block * BLOCK - start), (block + 1) * BLOCK - start)
-            values[rows] *= np.repeat(self._scales[block], BLOCK)[: values.shape[1]]
-        return values
-
-
-# A lookup is twice as fast as ml_dtypes' own conversion.
-_FP8 = np.arange(256, dtype=np.uint8).view(DTYPES["F8_E4M3"]).astype(np.float32)
+    def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
+        values = self._stored.rows(start, stop)
+        if self.row_block == _BAND and start % BLOCK == 0:
+            found = fp8.multiply_out_fast(values, self.scales, start, dtype)
+            if is_finite(found):
+                return found
+        wide = fp8.multiply_out(values, self.scales, start)
+        return rounded(wide, dtype, self.wrong)
 
 
 def _scales(stored: Stored) -> np.ndarray:
@@ -250,7 +274,7 @@ def load_params(
     """Reads a directory's config and parameters into memory, without conversion.
 
     Raises:
-      CheckpointError: As said in `HfCheckpoint` and `r1jax.weights.leaves.load`.
+      CheckpointError: As said in `HfCheckpoint` and `r1jax.weights.direct.load`.
       ConfigError: config.json asks for another model.
     """
     source = HfCheckpoint(directory)

@@ -1,39 +1,52 @@
-"""Leaves out of tensors: the one stream that loading and conversion share.
+"""What leaves a model has, and of which units and tensors each is made.
 
 A leaf is made in units, each a slice of its stacked axes (one layer, or one expert of
-one layer), and a unit band by band: some rows of a tensor are read, widened where they
-are quantised, rounded once to the wanted dtype (to nearest, ties to even), and laid in
-their place. Besides the result, only a unit and a band for each thread are in memory.
+one layer). Loading and conversion share them.
 """
 
+import dataclasses
 import math
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
+from r1jax import quant
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
+from r1jax.quant import QArray, Scheme
 from r1jax.typing import PyTree
-from r1jax.weights import names
+from r1jax.weights import few_bits, names
+from r1jax.weights.arrays import Stored
 from r1jax.weights.names import Path, Piece, Table
 
-_BAND = 2**18  # values: a band of float32 stays in a core's own cache
-_FEWEST_ROWS = 32  # of a band: turned, they become runs of neighbours in the leaf
 _WHOLE = 2**24  # bytes up to which a stacked leaf is one unit
-_ALIGNMENT = 64  # bytes: so that a CPU device takes the array over without a copy
-_BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32}
+Parts = tuple[np.ndarray, ...]
 
 
 class Tensor(Protocol):
     """A tensor of a checkpoint, read by rows."""
 
-    def read(self, start: int, stop: int, slot: int | None) -> np.ndarray:
-        """Returns rows as numbers (any float dtype); `slot` chooses the expert."""
+    @property
+    def scales(self) -> np.ndarray | None:
+        """Those of its fp8 blocks of 128 x 128; None where it is not stored so."""
+        ...
+
+    @property
+    def row_block(self) -> int:
+        """Rows that are best read together, and from a multiple of that on."""
+        ...
+
+    def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
+        """Returns rows, rounded to a dtype; `slot` chooses the expert.
+
+        Raises:
+          CheckpointError: A value is no number, or too large for the dtype.
+        """
+        ...
+
+    def read_fp8(self, start: int, stop: int) -> np.ndarray:
+        """Returns rows of fp8 values without their scales."""
         ...
 
     def wrong(self, what: str, why: str, fix: str) -> CheckpointError:
@@ -67,122 +80,102 @@ class Unit:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A leaf to be made."""
+    """A leaf to be made.
+
+    Attributes:
+      path: Where it stands in the tree.
+      shape: As it is filled, before it is rounded to few bits.
+      dtype: As it is filled: float32, or fp8 as released, before it is few bits.
+      form: One of `quant.FORMS`, or None for a plain leaf.
+      units: What it is made of.
+      arrays: What is stored: one array, or values and scales.
+    """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    form: str | None
     units: tuple[Unit, ...]
+    arrays: tuple[Stored, ...]
+
+    @property
+    def name(self) -> str:
+        """The path as errors and the journal write it."""
+        return "/".join(self.path)
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        """The size on disk."""
+        return sum(array.nbytes for array in self.arrays)
 
     @property
-    def stacked_axes(self) -> int:
+    def stacked(self) -> int:
         """How many leading axes a unit does not have."""
         return len(self.units[0].index)
 
+    @property
+    def passed_on(self) -> bool:
+        """Whether the tensors' own fp8 values and scales are stored as they are."""
+        return self.dtype.name == "float8_e4m3fn"
 
-def plan(source: Tensors, dtype: Any, mtp: bool) -> list[Leaf]:
+    def finished(self, source: Tensors, unit: Unit, filled: np.ndarray) -> Parts:
+        """Returns what is stored of a filled unit."""
+        if self.form is None:
+            return (filled,)
+        values, scales = (np.empty(a.unit_shape, a.dtype) for a in self.arrays)
+        if not self.passed_on:
+            few_bits.quantised(self.path, filled, self.form, values, scales)
+            return values, scales
+        values[...] = quant.as_matrices(self.path, filled)
+        for piece in unit.pieces:
+            inside = dataclasses.replace(piece, index=piece.index[len(unit.index) :])
+            part = few_bits.block_scales(self.path, scales, inside)
+            part[...] = source.tensor(piece.source).scales
+        return values, scales
+
+
+def plan(
+    source: Tensors, dtype: Any, mtp: bool, scheme: Scheme | None = None
+) -> list[Leaf]:
     """Lists the leaves and their units, with the dtypes of the tree.
 
     Args:
       source: The checkpoint.
-      dtype: Of all leaves but those that are always float32.
+      dtype: Of all plain leaves but those that are always float32.
       mtp: Whether the multi-token-prediction layers take part.
+      scheme: What is rounded to few bits.
     """
     planned = []
-    for path, leaf in names.leaves(source.config, dtype).items():
+    arrays = names.arrays(source.config, dtype, scheme)
+    for path, leaf in names.arrays(source.config, dtype).items():
         if path[0] == "mtp" and not mtp:
             continue
-        whole = leaf.size * leaf.dtype.itemsize <= _WHOLE
+        form = scheme.form(path) if scheme else None
+        pieces = source.table.by_leaf[path]
+        filled = leaf.dtype
+        if form:
+            released = form == "fp8_blocks" and all(
+                source.tensor(piece.source).scales is not None for piece in pieces
+            )
+            filled = np.dtype("float8_e4m3fn" if released else np.float32)
+        whole = math.prod(leaf.shape) * filled.itemsize <= _WHOLE
         units: dict[tuple[int, ...], list[Piece]] = {}
-        for piece in source.table.by_leaf[path]:
+        for piece in pieces:
             units.setdefault(() if whole else piece.index, []).append(piece)
         listed = tuple(Unit(index, tuple(units[index])) for index in sorted(units))
-        planned.append(Leaf(path, leaf.shape, leaf.dtype, listed))
+        parts = [(*path, part) for part in names.PARTS] if form else [path]
+        stored = tuple(
+            Stored(part, stacked=len(listed[0].index), **arrays[part]._asdict())
+            for part in parts
+        )
+        planned.append(Leaf(path, leaf.shape, filled, form, listed, stored))
     return planned
-
-
-class Filler:
-    """Fills units with all cores."""
-
-    def __init__(self, source: Tensors) -> None:
-        """Starts the threads; use as a context."""
-        self._source = source
-        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-
-    def __enter__(self) -> "Filler":
-        """Returns itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the threads, dropping work that has not begun."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def fill(self, unit: Unit, out: np.ndarray) -> None:
-        """Fills a unit's array.
-
-        Raises:
-          CheckpointError: A tensor cannot be read, or holds values that are no
-            numbers, or too large for the dtype.
-        """
-
-        def work(band: tuple[Piece, Tensor, int, int]) -> None:
-            piece, tensor, start, stop = band
-            part = out[piece.index[len(unit.index) :]]
-            _lay(piece, tensor, start, stop, part)
-
-        for _ in self._pool.map(work, self._bands(unit)):
-            pass
-
-    def _bands(self, unit: Unit) -> Iterator[tuple[Piece, Tensor, int, int]]:
-        for piece in unit.pieces:
-            tensor = self._source.tensor(piece.source)
-            rows, step = piece.turn.source_shape[0], piece.turn.row_step
-            columns = math.prod(piece.turn.source_shape[1:])
-            wanted = max(_FEWEST_ROWS, _BAND // columns)
-            band = math.ceil(wanted / step) * step
-            for start in range(0, rows, band):
-                yield piece, tensor, start, min(start + band, rows)
-
-
-def load(
-    source: Tensors, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
-) -> PyTree:
-    """Reads all parameters into memory.
-
-    Args:
-      source: The checkpoint.
-      dtype: Of all leaves but those that are always float32.
-      mtp: Whether to read the multi-token-prediction layers too.
-      shardings: A tree of shardings like the parameters (more is allowed); each leaf
-        goes to its devices as soon as it is read, so that the host holds one at a time.
-
-    Returns:
-      The tree of parameters: numpy arrays, or jax arrays where shardings are given.
-
-    Raises:
-      CheckpointError: As said in `Filler.fill`.
-    """
-    tree: dict[str, Any] = {}
-    with Filler(source) as filler:
-        for leaf in plan(source, dtype, mtp):
-            array = _aligned(leaf.shape, leaf.dtype)
-            for unit in leaf.units:
-                filler.fill(unit, array[unit.index])
-            if shardings is not None:
-                array = jax.device_put(array, find(shardings, leaf.path))
-            insert(tree, leaf.path, array)
-    return tree
 
 
 def find(tree: PyTree, path: Path) -> Any:
     """Returns the leaf at a path."""
     for key in path:
-        tree = tree[key]
+        tree = getattr(tree, key) if isinstance(tree, QArray) else tree[key]
     return tree
 
 
@@ -191,48 +184,3 @@ def insert(tree: dict[str, Any], path: Path, leaf: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = leaf
-
-
-def _lay(piece: Piece, tensor: Tensor, start: int, stop: int, out: np.ndarray) -> None:
-    """Reads rows, rounds them and lays them in their place."""
-    band = rounded(tensor.read(start, stop, piece.slot), out.dtype, tensor.wrong)
-    x, y = piece.turn.align(band, out, start)
-    y[...] = x
-
-
-def rounded(
-    values: np.ndarray, dtype: Any, wrong: Callable[[str, str, str], CheckpointError]
-) -> np.ndarray:
-    """Rounds to nearest, ties to even.
-
-    Raises:
-      CheckpointError: What `wrong` makes of a value that is no number, or too large.
-    """
-    with np.errstate(over="ignore"):  # told below, with its name
-        band = values.astype(dtype, copy=False)
-    if not _finite(band):
-        finite = np.isfinite(values.astype(np.float32, copy=False)).all()
-        raise wrong(
-            f"a value is too large for {band.dtype}"
-            if finite
-            else "a value is no number",
-            "one such weight turns every answer into nonsense",
-            "use bfloat16 or float32" if finite else "take the released file again",
-        )
-    return band
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Tells whether no value is infinite or NaN, without a temporary of booleans."""
-    kind = _BITS[values.itemsize]
-    infinite = np.array(np.inf, values.dtype).view(kind)
-    magnitudes = values.view(kind) & kind(np.iinfo(kind).max // 2)
-    return bool(magnitudes.max(initial=0) < infinite)
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Returns an empty array that starts at a multiple of `_ALIGNMENT`."""
-    count = math.prod(shape) * dtype.itemsize
-    raw = np.empty(count + _ALIGNMENT, np.uint8)
-    first = -raw.ctypes.data % _ALIGNMENT
-    return raw[first : first + count].view(dtype).reshape(shape)

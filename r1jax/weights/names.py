@@ -10,15 +10,18 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import parameters
 from r1jax.config import GqaConfig, ModelConfig
 from r1jax.errors import CheckpointError, ConfigError
 from r1jax.model import group_sizes
+from r1jax.quant import Scheme
+from r1jax.typing import PyTree
 from r1jax.weights.turn import Turn
 
 Path = tuple[str, ...]
@@ -117,25 +120,55 @@ def table(config: ModelConfig, layout: Layout) -> Table:
     return result
 
 
-def leaves(config: ModelConfig, dtype: Any) -> dict[Path, jax.ShapeDtypeStruct]:
-    """Returns the shape and dtype of every leaf by its path."""
-    return {
-        path: jax.ShapeDtypeStruct(
-            shape, jnp.float32 if parameters.keeps_float32(path) else dtype
-        )
-        for path, shape in _shapes(config).items()
-    }
+class Array(NamedTuple):
+    """An array of the tree: a plain leaf, or one of the two parts of a `QArray`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: tuple[str | None, ...]
+
+
+PARTS = ("values", "scales")
+
+
+def arrays(
+    config: ModelConfig, dtype: Any, scheme: Scheme | None = None
+) -> dict[Path, Array]:
+    """Returns every array of the tree by its path; a `QArray`'s end in one of `PARTS`.
+
+    Args:
+      config: The model.
+      dtype: Of the plain leaves, but for those that are always float32.
+      scheme: What is in few bits.
+    """
+    return _arrays(config, jnp.dtype(dtype), scheme)
 
 
 @functools.cache  # opening a checkpoint asks three times, and tracing takes 0.1 s
-def _shapes(config: ModelConfig) -> dict[Path, tuple[int, ...]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(parameters.abstract(config))
-    return {tuple(key.key for key in path): leaf.shape for path, leaf in flat}
+def _arrays(
+    config: ModelConfig, dtype: np.dtype[Any], scheme: Scheme | None
+) -> dict[Path, Array]:
+    shapes = _flat(parameters.abstract(config, dtype, scheme))
+    axes = _flat(parameters.logical_axes(config, scheme))
+    return {
+        path: Array(leaf.shape, np.dtype(leaf.dtype), axes[path])
+        for path, leaf in shapes.items()
+    }
+
+
+def _flat(tree: PyTree) -> dict[Path, Any]:
+    found, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: isinstance(node, tuple)
+    )
+    return {
+        tuple(getattr(key, "key", None) or key.name for key in path): leaf
+        for path, leaf in found
+    }
 
 
 def _check_total(config: ModelConfig, result: Table) -> None:
-    tree, missing = _shapes(config), []
-    for path, shape in tree.items():
+    tree, missing = arrays(config, jnp.float32), []
+    for path, (shape, _, _) in tree.items():
         pieces = result.by_leaf.get(path, [])
         filled = sum(math.prod(piece.turn.leaf_shape) for piece in pieces)
         places = {(piece.index, piece.turn.leaf) for piece in pieces}

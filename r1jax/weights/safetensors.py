@@ -9,7 +9,7 @@ that any rows of a tensor can be read from any thread.
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
 }
+_NAMES = {dtype.name: name for name, dtype in DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # the format's own limit, in bytes
 
 
@@ -74,7 +75,7 @@ def open_shards(directory: Path) -> dict[str, Stored]:
     """
     single = directory / SINGLE
     if single.exists():
-        return {tensor.name: tensor for tensor in _header(ByteFile(single))}
+        return open_file(single)
     if not (directory / INDEX).exists():
         raise CheckpointError(
             f"{directory} has neither {SINGLE} nor {INDEX}",
@@ -84,7 +85,7 @@ def open_shards(directory: Path) -> dict[str, Stored]:
     tensors, shards = _weight_map(directory), {}
     for name in sorted(set(tensors.values())):
         path = _inside(directory, name)
-        shards[name] = {tensor.name: tensor for tensor in _header(ByteFile(path))}
+        shards[name] = open_file(path)
     for shard, found in shards.items():
         for name in found.keys() - tensors.keys():
             raise found[name].wrong("is not in the index", f"{INDEX} must list it")
@@ -96,6 +97,48 @@ def open_shards(directory: Path) -> dict[str, Stored]:
                     AGAIN,
                 )
     return {name: shards[shard][name] for name, shard in tensors.items()}
+
+
+def open_file(path: Path) -> dict[str, Stored]:
+    """Finds every tensor of one file.
+
+    Raises:
+      CheckpointError: It is missing, or has a broken header.
+    """
+    return {tensor.name: tensor for tensor in _header(ByteFile(path))}
+
+
+def header_of(
+    tensors: Iterable[tuple[str, np.dtype[Any], tuple[int, ...]]],
+) -> tuple[bytes, dict[str, int]]:
+    """Returns how a file begins, and each tensor's first byte in it.
+
+    Args:
+      tensors: Name, dtype and shape, in the order of the file.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end, starts = 0, {}
+    for name, dtype, shape in tensors:
+        starts[name] = end
+        end += math.prod(shape) * dtype.itemsize
+        offsets = (starts[name], end)
+        header[name] = {
+            "dtype": _NAMES[dtype.name],
+            "shape": shape,
+            "data_offsets": offsets,
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that tensors are aligned
+    first = 8 + len(text)
+    whole = len(text).to_bytes(8, "little") + text
+    return whole, {name: first + start for name, start in starts.items()}
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a small file at once."""
+    header, _ = header_of((name, a.dtype, a.shape) for name, a in arrays.items())
+    data = (np.ascontiguousarray(array).tobytes() for array in arrays.values())
+    path.write_bytes(b"".join((header, *data)))
 
 
 def _weight_map(directory: Path) -> dict[str, str]:

@@ -6,10 +6,13 @@ from typing import Any, Protocol
 
 from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
+from r1jax.quant import Scheme
 from r1jax.typing import PyTree
 from r1jax.weights.gguf import GgufCheckpoint
 from r1jax.weights.hf import HfCheckpoint
-from r1jax.weights.store import MANIFEST, OrbaxCheckpoint
+from r1jax.weights.journal import is_partial
+from r1jax.weights.manifest import MANIFEST
+from r1jax.weights.store import OrbaxCheckpoint
 
 
 class Source(Protocol):
@@ -36,6 +39,11 @@ class Source(Protocol):
         ...
 
     @property
+    def scheme(self) -> Scheme | None:
+        """What is stored in few bits that stay so; None where nothing is."""
+        ...
+
+    @property
     def tokenizer_directory(self) -> Path | None:
         """The directory for `Tokenizer.from_directory`, or None."""
         ...
@@ -46,14 +54,21 @@ class Source(Protocol):
         ...
 
     def params(
-        self, dtype: Any, *, mtp: bool = False, shardings: PyTree = None
+        self,
+        dtype: Any,
+        *,
+        mtp: bool = False,
+        shardings: PyTree = None,
+        scheme: Scheme | None = None,
     ) -> PyTree:
         """Reads the parameters: numpy arrays, or jax arrays where shardings are given.
 
         Args:
-          dtype: Of all leaves but those that are always float32.
+          dtype: Of all plain leaves but those that are always float32.
           mtp: Whether to read the multi-token-prediction layers too.
           shardings: A tree of shardings like the parameters; more is allowed.
+          scheme: What is to be in few bits; None for what `self.scheme` says. An r1jax
+            checkpoint has no other.
 
         Raises:
           CheckpointError: The weights are damaged.
@@ -73,6 +88,12 @@ def open_source(
       ConfigError: It is of a model that r1jax does not have.
     """
     path = Path(path).expanduser()
+    if is_partial(path):
+        raise CheckpointError(
+            f"{path} is a checkpoint that is not finished",
+            "its conversion was stopped, or is still running",
+            "run the same conversion again: it goes on where it stood",
+        )
     if path.is_file():
         return GgufCheckpoint(path)
     if (path / MANIFEST).exists():

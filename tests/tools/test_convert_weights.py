@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import convert_weights
 from golden_files import golden
 
 ROOT = Path(__file__).parents[2]
@@ -49,3 +50,39 @@ def test_bad_input_is_three_lines_and_exit_code_2(run, tmp_path):
     assert "nowhere" in what
     assert why.startswith("  why: ")
     assert fix.startswith("  fix: ")
+
+
+def test_there_and_back_and_checked(run, tmp_path):
+    source, output, back = (tmp_path / name for name in ("source", "out", "back"))
+    shutil.copytree(golden("deepseek_fp8_mtp").directory, source)
+    (source / "tokenizer.json").write_text("{}")
+    few = ("--dtype", "fp8_blocks", "--experts-dtype", "int4")
+    assert run("--input", source, "--output", output, *few).returncode == 0
+    checked = run("--verify", output)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "75 leaves are as they were written" in checked.stdout
+    result = run("--to-hf", output, "--output", back)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "97 tensors in 1 files" in result.stdout
+    (output / "final_norm.scale" / "c" / "0").unlink()
+    checked = run("--verify", output)
+    assert checked.returncode == 2
+    damage, *error = checked.stderr.splitlines()
+    assert damage.startswith("leaf final_norm/scale: ")
+    assert damage.endswith("is missing")
+    assert [line.split(":")[0].strip() for line in error] == ["error", "why", "fix"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required"),
+        (["--input", "x"], "--output is missing"),
+        (["--verify", "x", "--dtype", "int8"], "--dtype does nothing"),
+        (["--to-hf", "x", "--output", "y", "--dense-dtype", "int8"], "does nothing"),
+        (["--to-hf", "x", "--verify", "y"], "not allowed"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(arguments, said, capsys):
+    assert convert_weights.main(arguments) == 2
+    assert said in capsys.readouterr().err

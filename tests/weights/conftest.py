@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from golden_files import golden
+from r1jax import parameters
+from r1jax.weights import arrays, convert, leaves
 
 
 @dataclass
@@ -72,7 +74,11 @@ def edit() -> Callable[[Path], Any]:
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in leaves}
+    names = (
+        "/".join(getattr(key, "key", None) or key.name for key in path)
+        for path, _ in leaves
+    )
+    return dict(zip(names, (np.asarray(leaf) for _, leaf in leaves), strict=True))
 
 
 @pytest.fixture
@@ -91,6 +97,42 @@ def same() -> Callable[[Any, Any], None]:
 
 
 @pytest.fixture
+def converted(hf_copy, tmp_path):
+    """Converts a golden checkpoint; gives the source and the checkpoint."""
+
+    def make(name: str, dtype: str = "float32", **options) -> tuple[Path, Path]:
+        source, output = hf_copy(name), tmp_path / "output"
+        convert(source, output, dtype=dtype, **options)
+        return source, output
+
+    return make
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Cuts even tiny leaves into units and chunks, as large ones are."""
+    monkeypatch.setattr(leaves, "_WHOLE", 0)
+    monkeypatch.setattr(arrays, "_CHUNK", 300)
+
+
+@pytest.fixture
 def flat() -> Callable[[Any], dict[str, np.ndarray]]:
     """Lists a tree's leaves by path."""
     return _flat
+
+
+@pytest.fixture
+def shardings_of():
+    """Cuts experts, heads and the vocabulary of a model over four devices."""
+
+    def make(config):
+        mesh = jax.make_mesh((4,), ("x",), devices=jax.devices()[:4])
+
+        def sharding(axes):
+            cut = ("x" if a in ("experts", "heads", "vocab") else None for a in axes)
+            return jax.NamedSharding(mesh, jax.P(*cut))
+
+        axes = parameters.logical_axes(config)
+        return jax.tree.map(sharding, axes, is_leaf=lambda n: isinstance(n, tuple))
+
+    return make

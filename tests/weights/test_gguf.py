@@ -37,7 +37,7 @@ TOKENS = ["<s>", "</s>", "a", "\N{GREEK SMALL LETTER ALPHA}"]
 def hf_tensors(name: str) -> dict[str, np.ndarray]:
     source = HfCheckpoint(golden(name).directory)
     return {
-        tensor: source.tensor(tensor).read(0, shape[0], None).astype(np.float32)
+        tensor: source.tensor(tensor).read(0, shape[0], None, np.float32)
         for tensor, shape in source.table.shapes.items()
     }
 

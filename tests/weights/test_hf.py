@@ -92,8 +92,8 @@ def test_fp8_blocks_are_scaled_in_float32_and_rounded_once(hf_copy, edit, flat, 
 def test_bands_that_cut_blocks_give_the_same_weights(hf_copy, monkeypatch, same):
     path = hf_copy("deepseek_fp8_mtp")
     whole = load_params(path, "float32", mtp=True)[1]
-    monkeypatch.setattr("r1jax.weights.leaves._BAND", 1)
-    monkeypatch.setattr("r1jax.weights.leaves._FEWEST_ROWS", 7)
+    monkeypatch.setattr("r1jax.weights.filling._BAND", 1)
+    monkeypatch.setattr("r1jax.weights.filling._FEWEST_ROWS", 7)
     monkeypatch.setattr("r1jax.weights.leaves._WHOLE", 0)
     same(load_params(path, "float32", mtp=True)[1], whole)
 

@@ -145,7 +145,7 @@ def test_the_table_equals_the_headers_of_the_release(release):
 def test_every_place_of_every_leaf_has_one_source(release):
     table = table_of(release)
     config = from_hf(_ANY | CONFIGS[release])
-    leaves = names.leaves(config, "bfloat16")
+    leaves = names.arrays(config, "bfloat16")
     assert table.by_leaf.keys() == leaves.keys()
     for path, leaf in leaves.items():
         pieces = table.by_leaf[path]
@@ -155,7 +155,7 @@ def test_every_place_of_every_leaf_has_one_source(release):
         assert len(places) == len(pieces) == parts * np.prod(stacked)
         assert {index for index, _ in places} == set(np.ndindex(stacked))
         covered = sum(np.prod(p.turn.leaf_shape) for p in pieces)
-        assert covered == leaf.size
+        assert covered == np.prod(leaf.shape)
 
 
 def test_a_leaf_without_a_source_stops_with_its_name():
