@@ -80,11 +80,11 @@ def _plan(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
 
 
 def _recommend(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
-    """Ranks slices; of the dtypes that asked for, or of those that few chips take."""
+    """Ranks slices; of the dtype asked for, or of those that few chips take."""
     few = ("int8", "fp8", "bfloat16") if args.dtype == "bfloat16" else (args.dtype,)
     schemes = [(dtype, scheme(dtype, config.moe is not None)) for dtype in few]
     found = recommend.candidates(config, schemes, args.batch, args.context)
-    _say(f"{len(found)} may fit by their shapes; compiling {args.recommend} at most")
+    _say(f"{len(found)} slices may hold it; compiling {args.recommend} at most")
     some = found[: args.recommend]
     plans = recommend.recommend(name, some, args.batch, _say)
     if args.json:

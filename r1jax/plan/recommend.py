@@ -44,7 +44,7 @@ def candidates(
     slices: Sequence[str] = SLICES,
     find: Callable[[str], Slice] = describe,
 ) -> list[Candidate]:
-    """Lists what may hold a batch at its context, the most promising first.
+    """Lists the best way on each slice to hold a batch at its context, best first.
 
     Args:
       config: The model.
@@ -54,9 +54,9 @@ def candidates(
       slices: Which to try.
       find: Describes one.
     """
-    found = []
+    best: list[Candidate] = []
     for name in slices:
-        on = find(name)
+        on, found = find(name), []
         for dtype, scheme in schemes:
             for setup in _setups(config, on, scheme, context):
                 if batch % setup.shards or not may_hold(setup, batch):
@@ -67,7 +67,8 @@ def candidates(
                 chip = generation.chip
                 least = work.bytes / chip.bandwidth, work.flops / chip.peak["bfloat16"]
                 found.append(Candidate(dtype, setup, batch / max(least) / on.chips))
-    return sorted(found, key=lambda one: -one.most)
+        best += sorted(found, key=lambda one: -one.most)[:1]
+    return sorted(best, key=lambda one: -one.most)
 
 
 def _setups(
