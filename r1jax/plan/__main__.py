@@ -15,7 +15,7 @@ from typing import NoReturn
 from r1jax.config import ModelConfig
 from r1jax.config_hf import from_hf
 from r1jax.errors import CheckpointError, ConfigError, R1jaxError
-from r1jax.plan import picture, program, report, slices, table
+from r1jax.plan import picture, program, recommend, report, slices, table
 from r1jax.presets import NAMES, preset
 from r1jax.quant import FORMS, PARTS, Scheme, scheme
 from r1jax.sharding import STRATEGIES
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(arguments)
         slices.prepare(args.topology)
         name, config = _model(args.source)
+        if args.recommend:
+            return _recommend(args, name, config)
         return _plan(args, name, config)
     except R1jaxError as error:
         sys.stderr.write(f"{error}\n")
@@ -75,6 +77,23 @@ def _plan(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
         picture.draw(plan, args.picture)
         _say(f"drew {args.picture}")
     return 0 if plan.fits else 1
+
+
+def _recommend(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
+    """Ranks slices; of the dtype asked for, or of those that few chips take."""
+    few = ("int8", "fp8", "bfloat16") if args.dtype == "bfloat16" else (args.dtype,)
+    schemes = [(dtype, scheme(dtype, config.moe is not None)) for dtype in few]
+    found = recommend.candidates(config, schemes, args.batch, args.context)
+    _say(f"{len(found)} slices may hold it; compiling {args.recommend} at most")
+    some = found[: args.recommend]
+    plans = recommend.recommend(name, some, args.batch, _say)
+    if args.json:
+        print(json.dumps([plan.to_dict() for plan in plans]))
+    elif plans:
+        print(table.ranking(plans), end="")
+    else:
+        _say("nothing that was tried fits")
+    return 0 if plans else 1
 
 
 def _scheme(args: argparse.Namespace, config: ModelConfig) -> Scheme | None:
@@ -127,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--strategy", choices=STRATEGIES, default="throughput", help=_STRATEGY)
     add("--data-parallel-size", type=_whole(1), help="devices to cut sequences over")
     add("--tensor-parallel-size", type=_whole(1), help="devices to cut heads over")
+    add("--recommend", type=_whole(1), metavar="N", help=_RECOMMEND)
     add = parser.add_argument_group("what").add_argument
     add("--dtype", choices=_DTYPES, default="bfloat16", help="weights (%(default)s)")
     for part in PARTS:
@@ -169,6 +189,10 @@ _TOPOLOGY = (
 )
 _STRATEGY = "latency for a few sequences, throughput for many (%(default)s)"
 _CHUNK = "prompt tokens of a prefill step in each shard, 0 for none (%(default)s)"
+_RECOMMEND = (
+    "instead of one slice try many, in both strategies, compile the decode of the N "
+    "most promising, and rank them by tokens a second and chip"
+)
 _PRICE = "what a chip costs an hour, in any currency: adds the price of tokens"
 
 

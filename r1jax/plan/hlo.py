@@ -21,6 +21,9 @@ _BRANCHES = re.compile(
 )
 _BITS = re.compile(r"[a-z]+(\d+)")
 
+# What runs another computation; v7x hands exchanges to its sparse cores (call-start).
+_CALLS = ("fusion", "call", "call-start", "async-start")
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -114,7 +117,7 @@ class Program:
                 )
                 ways = [list(self._runs(way, times, False)) for way in names]
                 yield from min(ways, key=_traffic)
-            elif line.kind in ("fusion", "call", "async-start"):
+            elif line.kind in _CALLS:
                 for called in _CALLED.findall(line.rest):
                     yield from self._runs(called, times, known)
 

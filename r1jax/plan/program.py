@@ -136,6 +136,7 @@ def make_setup(
 
     Raises:
       ConfigError: Sizes do not fit the slice or the model.
+      ShardingError: The cache does not divide over the mesh.
     """
     if not 2 <= context <= config.max_positions:
         raise ConfigError(
@@ -152,7 +153,9 @@ def make_setup(
     target = target_for(on.devices[0].device_kind, config, placement)
     plain = jnp.dtype(dtype or ("bfloat16" if on.generation else "float32"))
     weights = _weights(config, target, plain, scheme, on)
-    return Setup(config, on, target, plain, weights, page_size, context)
+    setup = Setup(config, on, target, plain, weights, page_size, context)
+    setup.step_bytes()  # refuses a cache that does not divide
+    return setup
 
 
 def mesh_sizes(

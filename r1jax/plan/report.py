@@ -121,6 +121,12 @@ class Plan:
         """Whether the cache holds the batch at its context."""
         return self.memory.usable is None or self.sequences >= self.batch
 
+    @property
+    def rate_per_chip(self) -> float:
+        """Tokens a second and chip that decoding is expected to give; 0 on a CPU."""
+        expected = self.steps[0].expected
+        return self.batch / expected / self.setup.on.chips if expected else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it as plain numbers and names."""
         on, memory = self.setup.on, self.memory
@@ -203,6 +209,15 @@ def make_plan(
         steps.append(_read(kind, setup, g, compiled[-1], seconds))
     memory = _memory(setup, compiled, pages)
     return Plan(name, dtype, setup, batch, memory, steps, versions())
+
+
+def may_hold(setup: Setup, batch: int) -> bool:
+    """Tells from shapes alone whether a batch at its context may fit."""
+    generation = setup.on.generation
+    assert generation is not None
+    weights = sum(local_bytes(leaf) for leaf in jax.tree.leaves(setup.weights))
+    pages = -(-batch * setup.columns // setup.page_step) + 1
+    return weights + pages * setup.step_bytes() <= generation.hbm * (1 - _SPARE)
 
 
 def _pages(setup: Setup) -> int:

@@ -19,6 +19,36 @@ def table(plan: Plan, price: float | None = None) -> str:
     return "\n".join([_head(plan), "", *_memory(plan), "", *_steps(plan, price), ""])
 
 
+def ranking(plans: Sequence[Plan]) -> str:
+    """Draws plans in their order, a line each."""
+    widths = (6, 8, 12, 9, 11, 9, 14)
+    head = (
+        "chips",
+        "tensor",
+        "strategy",
+        "dtype",
+        "floor ms",
+        "expected",
+        "tokens/s/chip",
+    )
+    lines = [_row("decode", head, widths)]
+    for plan in plans:
+        step, p = plan.steps[0], plan.setup.target.placement
+        assert step.floor is not None
+        assert p is not None
+        cells = (
+            f"{plan.setup.on.chips}",
+            f"{p.mesh.shape['tensor']}",
+            p.rules,
+            plan.dtype,
+            f"{step.floor.seconds * 1e3:.1f}",
+            f"{(step.expected or 0) * 1e3:.1f}",
+            f"{plan.rate_per_chip:,.0f}",
+        )
+        lines.append(_row(plan.setup.on.name, cells, widths))
+    return "\n".join(lines) + "\n"
+
+
 def _head(plan: Plan) -> str:
     on, p = plan.setup.on, plan.setup.target.placement
     mesh = (

@@ -72,7 +72,8 @@ def leaves(setup: Setup) -> list[Leaf]:
         size, local = local_bytes(leaf), leaf.sharding.shard_shape(leaf.shape)
         # A stack of layers counts as a matrix only beyond its first axis.
         matrix = len(local) > (2 if names[0].endswith("layers") else 1)
-        products = math.prod(local) if matrix and names[-1] != "scales" else 0
+        matrix = matrix and names[-1] not in ("scales", "bias")
+        products = math.prod(local) if matrix else 0
         if names[0] == "embed" and not tied:
             found.append(Leaf("embedding", size, 0, local[0]))
         elif names[0] in ("lm_head", "embed"):

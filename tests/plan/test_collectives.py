@@ -40,6 +40,11 @@ metadata={op_name="jit(f)/while/body/moe/psum"}
   ROOT %lt = pred[] compare(%i, %n), direction=LT
 }
 
+%sparse (p: f32[3]) -> f32[3] {
+  %p = f32[3] parameter(0)
+  ROOT %r = f32[3] all-reduce(%p), replica_groups={{0,3},{1,2}}, to_apply=%add
+}, execution_thread="sparsecore"
+
 %less (p: f32[]) -> f32[] {
   ROOT %p = f32[] parameter(0)
 }
@@ -57,6 +62,8 @@ ENTRY %main (x: bf16[8,128]) -> bf16[8,128] {
   %g = (f32[4], f32[16]) all-gather-start(%y), replica_groups=[1,4]<=[4], dimensions={0}
   %s = f32[2,8]{1,0} reduce-scatter(%y), replica_groups=[2,2]<=[2,2]T(1,0), \
 to_apply=%add
+  %d = ((f32[3]), f32[3]) call-start(%y), async_execution_thread="sparsecore", \
+to_apply=%sparse
   %k.7 = f32[8] custom-call(%y), custom_call_target="tpu_custom_call", \
 backend_config={"cost_estimate":{"flops":"0","remote_bytes_transferred":"640"}}
   ROOT %r = bf16[8,128] get-tuple-element(%w), index=1
@@ -73,13 +80,15 @@ def test_a_loop_s_exchanges_count_as_often_as_it_turns():
 
 def test_of_branches_the_one_that_sends_least_is_counted():
     kinds = [one.kind for one in collectives.read(hlo.Program(LOOP), 4)]
-    assert kinds == ["all-reduce", "all-reduce", "all-gather", "reduce-scatter", "k"]
+    sent = ["all-reduce", "all-reduce", "all-gather", "reduce-scatter", "all-reduce"]
+    assert kinds == [*sent, "k"]
 
 
 def test_bytes_are_those_of_the_whole_array():
-    *_, gather, scatter, kernel = collectives.read(hlo.Program(LOOP), 4)
+    *_, gather, scatter, sparse, kernel = collectives.read(hlo.Program(LOOP), 4)
     assert (gather.bytes, gather.sent) == (64, 48)
     assert (scatter.bytes, scatter.group, scatter.sent) == (128, (0, 2), 64)
+    assert (sparse.bytes, sparse.group, sparse.sent) == (12, (0, 3), 12)
     assert (kernel.bytes, kernel.sent, len(kernel.group)) == (640, 640, 4)
 
 
