@@ -20,7 +20,7 @@ import numpy as np
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine.follow import follow
-from r1jax.engine.pages import Pages
+from r1jax.engine.pages import cut
 from r1jax.engine.results import result
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
 from r1jax.engine.steps import Runner
@@ -31,7 +31,7 @@ from r1jax.engine.types import (
     SamplingParams,
     check_tokens,
 )
-from r1jax.errors import ConfigError, RequestError
+from r1jax.errors import RequestError
 from r1jax.hosts import Hosts
 from r1jax.target import Target
 from r1jax.typing import PyTree
@@ -45,34 +45,6 @@ _VERDICT_SECONDS = 3  # a step fails a little before its cause, a lost host, is 
 class _InFlight:
     plan: Plan
     outputs: dict[str, jax.Array]
-
-
-def _cut(
-    options: EngineOptions, pools: Pools, target: Target
-) -> tuple[int, int, list[Pages]]:
-    """Returns the data shards, the page table's columns, and each shard's pages.
-
-    Raises:
-      ConfigError: One request at full length would not fit.
-    """
-    on, size = target.placement, options.page_size
-    pool = next(iter(pools.values()))
-    latent = "latent" in pools
-    shards = on.devices("rows") if on else 1
-    parts = on.devices("latent_pages" if latent else "pages") if on else 1
-    devices, each = parts // shards, pool.shape[1] // parts
-    segment = -(-options.max_model_len // (size * devices))
-    if segment > each - 1:
-        holds = (each - 1) * size * devices
-        raise ConfigError(
-            f"{(each - 1) * devices} pages of {size} tokens for a context of "
-            f"{options.max_model_len}",
-            "one request at full length would not fit in the cache",
-            f"lower max_model_len to {holds}, or give the cache more memory",
-        )
-    columns = segment * devices
-    pages = [Pages(each, size, devices, columns) for _ in range(shards)]
-    return shards, columns, pages
 
 
 class Engine:
@@ -118,7 +90,7 @@ class Engine:
           ConfigError: The cache is too small for one request at full length.
         """
         self.config, self.options = config, options
-        shards, columns, pages = _cut(options, pools, target)
+        shards, columns, pages = cut(options, pools, target)
         shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
         self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
         self._hosts = hosts

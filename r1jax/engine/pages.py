@@ -2,7 +2,10 @@
 
 from collections import Counter
 
+from r1jax.cache import Pools
+from r1jax.engine.types import EngineOptions
 from r1jax.errors import ConfigError
+from r1jax.target import Target
 
 
 class Pages:
@@ -75,3 +78,31 @@ class Pages:
         for column, page in reversed(list(enumerate(owned))):
             self._free[self.device(home, column)].append(page)
         owned.clear()
+
+
+def cut(
+    options: EngineOptions, pools: Pools, target: Target
+) -> tuple[int, int, list[Pages]]:
+    """Returns the data shards, the page table's columns, and each shard's pages.
+
+    Raises:
+      ConfigError: One request at full length would not fit.
+    """
+    on, size = target.placement, options.page_size
+    pool = next(iter(pools.values()))
+    latent = "latent" in pools
+    shards = on.devices("rows") if on else 1
+    parts = on.devices("latent_pages" if latent else "pages") if on else 1
+    devices, each = parts // shards, pool.shape[1] // parts
+    segment = -(-options.max_model_len // (size * devices))
+    if segment > each - 1:
+        holds = (each - 1) * size * devices
+        raise ConfigError(
+            f"{(each - 1) * devices} pages of {size} tokens for a context of "
+            f"{options.max_model_len}",
+            "one request at full length would not fit in the cache",
+            f"lower max_model_len to {holds}, or give the cache more memory",
+        )
+    columns = segment * devices
+    pages = [Pages(each, size, devices, columns) for _ in range(shards)]
+    return shards, columns, pages
