@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -61,9 +62,9 @@ print(report.bytes_written, report.largest_leaf, report.seconds, int(peak[1]) * 
 """
 
 
-def tensors(layers: int) -> Iterator[tuple[str, str, np.ndarray]]:
+def tensors(fields: dict[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
     """Makes every tensor of the checkpoint: name, safetensors dtype, values."""
-    config = from_hf({**CONFIG, "num_hidden_layers": layers})
+    config = from_hf(fields)
     table = names.table(config, names.hf_layout(config))
     generator = np.random.default_rng(0)
     for name, shape in table.shapes.items():
@@ -80,10 +81,9 @@ def tensors(layers: int) -> Iterator[tuple[str, str, np.ndarray]]:
             yield name, "BF16", values.astype(ml_dtypes.bfloat16)
 
 
-def write_checkpoint(directory: Path, layers: int) -> int:
-    """Writes the checkpoint in shards; returns the bytes of its tensors."""
-    config = {**CONFIG, "num_hidden_layers": layers}
-    (directory / "config.json").write_text(json.dumps(config))
+def write_checkpoint(directory: Path, fields: dict[str, Any]) -> int:
+    """Writes the checkpoint of a config.json; returns the bytes of its tensors."""
+    (directory / "config.json").write_text(json.dumps(fields))
     (directory / "tokenizer.json").write_text("{}")
     index: dict[str, str] = {}
     shard: list[tuple[str, str, np.ndarray]] = []
@@ -95,7 +95,7 @@ def write_checkpoint(directory: Path, layers: int) -> int:
         index.update({tensor: name for tensor, _, _ in shard})
         shard.clear()
 
-    for tensor in tensors(layers):
+    for tensor in tensors(fields):
         shard.append(tensor)
         total, waiting = total + tensor[2].nbytes, waiting + tensor[2].nbytes
         if waiting > SHARD_BYTES:
@@ -125,7 +125,7 @@ def measure(directory: Path, layers: int) -> dict[str, float]:
     """Converts the checkpoint in another process and reads the figures."""
     source, output = directory / "hf", directory / "r1jax"
     source.mkdir()
-    read = write_checkpoint(source, layers)
+    read = write_checkpoint(source, {**CONFIG, "num_hidden_layers": layers})
     command = [sys.executable, "-c", _CONVERT, str(source), str(output)]
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     written, largest, seconds, peak = map(float, run.stdout.split())

@@ -37,7 +37,8 @@ class LLM:
     Attributes:
       config: The sizes.
       name: What it was loaded from.
-      dtype: Of the weights, but for the few that are always float32.
+      dtype: Of the plain weights, but for the few that are always float32.
+      scheme: Which weights are of few bits, and how; None if none are.
       default_sampling: The checkpoint's own recommendation, or R1's.
       target: What its steps are compiled for.
     """
@@ -67,6 +68,7 @@ class LLM:
         self.options = options
         self._tokenizer, self._seed = tokenizer, seed
         self.target, self._hosts = target, hosts
+        self.scheme = quant.scheme_of(params)
         self._arranged = _placed(config, params, target, places or {})
         self._engine_lock = threading.Lock()
 
@@ -94,7 +96,8 @@ class LLM:
         """
         if self.target.form != "cpu":
             return expert_places.restore(self._arranged)
-        return model.from_cpu(self._arranged, parameters.abstract(self.config))
+        like = parameters.abstract(self.config, self.dtype, self.scheme)
+        return model.from_cpu(self._arranged, like)
 
     @cached_property
     def reasoning(self) -> bool:
@@ -143,8 +146,10 @@ class LLM:
         """Counts how often each expert is chosen; see `engine.simple.count_routes`.
 
         `r1jax.save_expert_loads` keeps the result for `r1jax.load(expert_loads=...)`.
+        In a program of several processes all of them must ask, for the same sequences.
         """
-        return simple.count_routes(self.config, self._arranged, sequences)
+        where = self.target.everywhere
+        return simple.count_routes(self.config, self._arranged, sequences, where)
 
     def generate(
         self,

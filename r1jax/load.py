@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from r1jax.layers.expert_places import Places, plan_places
 from r1jax.llm import LLM, placements
 from r1jax.locate import locate
 from r1jax.presets import NAMES, preset
-from r1jax.quant import Scheme
+from r1jax.quant import Scheme, quantise_tree
 from r1jax.sharding import STRATEGIES, Placement, make_mesh
 from r1jax.target import Target, target_for
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import PyTree
 from r1jax.weights import Source, open_source, read_expert_loads
+from r1jax.weights.dtypes import chosen_scheme
 
-DTYPES = ("float32", "bfloat16", "float16")
 # Random weights beyond this are surely a mistake: a preset alone has no others.
 _MOST_RANDOM = 2 * 10**9
 
@@ -36,6 +36,9 @@ def load(
     source: str | os.PathLike[str] | None = None,
     *,
     dtype: str | None = None,
+    attention_dtype: str | None = None,
+    dense_dtype: str | None = None,
+    experts_dtype: str | None = None,
     mesh: Mesh | None = None,
     strategy: str = "throughput",
     kernels: bool | None = None,
@@ -57,7 +60,12 @@ def load(
         name (random weights), a Hugging Face repository's name, or None for the
         demonstration model of the `demo` extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
-        slow with the others, and bfloat16 elsewhere.
+        slow with the others, and bfloat16 elsewhere. Or of few bits: int8, fp8,
+        fp8_blocks or int4 (docs/weights.md); what stays plain is of the default then.
+        A checkpoint that is stored so is loaded so.
+      attention_dtype: Other than `dtype` for the projections of attention.
+      dense_dtype: The same for feed-forward layers and shared experts.
+      experts_dtype: The same for routed experts.
       mesh: Devices to cut the model over, as `r1jax.make_mesh(data, tensor)` arranges
         them. By default it runs on one device.
       strategy: How the mesh is used (`r1jax.sharding.RULES`): "throughput" cuts
@@ -86,7 +94,6 @@ def load(
     Raises:
       R1jaxError: The source or an option cannot be used; says why and what to do.
     """
-    chosen = _dtype(dtype)
     if hosts is not None and mesh is None:
         mesh = make_mesh(1, jax.device_count())
     name = "r1jax" if source is None else os.fspath(source)
@@ -94,7 +101,8 @@ def load(
     if not (name in NAMES and not Path(name).exists()):
         opened = open_source(locate(source))
     config = opened.config if opened else preset(name)
-    scheme = opened.scheme if opened else None
+    parts = (attention_dtype, dense_dtype, experts_dtype)
+    chosen, scheme = _forms(opened, config, dtype, parts)
     target = _target(config, mesh, strategy, kernels)
     on = target.placement
     loads = None if expert_loads is None else read_expert_loads(expert_loads, config)
@@ -103,7 +111,7 @@ def load(
     if opened:
         params = _read(opened, chosen, scheme, target, places)
     else:
-        params = _random(name, config, chosen, seed or 0)
+        params = _random(name, config, chosen, scheme, seed or 0)
     tokenizer = _tokenizer(opened) if opened else None
     if tokenizer is not None:
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
@@ -122,7 +130,7 @@ def load(
         )
         options = dataclasses.replace(options, num_pages=pages)
     if hosts is not None:
-        options = _agreed(hosts, name, config, chosen, target, options, places)
+        options = _agreed(hosts, name, config, chosen, scheme, target, options, places)
     recommended = _sampling(opened.generation if opened else {})
     return LLM(
         name,
@@ -143,6 +151,7 @@ def _agreed(
     name: str,
     config: ModelConfig,
     dtype: str,
+    scheme: Scheme | None,
     target: Target,
     options: EngineOptions,
     places: dict[str, Places],
@@ -154,6 +163,7 @@ def _agreed(
         "the model": Path(name).name,
         "its configuration": repr(config),
         "dtype": dtype,
+        "what is of few bits": repr(scheme),
         "the form": target.form,
         "the mesh": dict(target.placement.mesh.shape),
         "the strategy": target.placement.rules,
@@ -200,7 +210,9 @@ def _read(
     return opened.params(dtype, scheme=scheme, shardings=where)
 
 
-def _random(name: str, config: ModelConfig, dtype: str, seed: int) -> PyTree:
+def _random(
+    name: str, config: ModelConfig, dtype: str, scheme: Scheme | None, seed: int
+) -> PyTree:
     size = parameters.count(config)
     if size > _MOST_RANDOM:
         raise CheckpointError(
@@ -208,8 +220,12 @@ def _random(name: str, config: ModelConfig, dtype: str, seed: int) -> PyTree:
             "a preset says how large a model is; only small ones are filled at random",
             "convert its checkpoint with tools/convert_weights.py and load that",
         )
-    make = jax.jit(lambda: parameters.init(config, jax.random.key(seed), dtype))
-    return make()
+
+    def make() -> PyTree:
+        plain = parameters.init(config, jax.random.key(seed), dtype)
+        return quantise_tree(plain, scheme)
+
+    return jax.jit(make)()
 
 
 def _tokenizer(opened: Source) -> Tokenizer | None:
@@ -220,16 +236,17 @@ def _tokenizer(opened: Source) -> Tokenizer | None:
     return None
 
 
-def _dtype(dtype: str | None) -> str:
-    if dtype is None:
-        return "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
-    if dtype not in DTYPES:
-        raise ConfigError(
-            f"dtype is {dtype!r}",
-            f"weights are kept as {', '.join(DTYPES)}",
-            "choose one of them",
-        )
-    return dtype
+def _forms(
+    opened: Source | None,
+    config: ModelConfig,
+    dtype: str | None,
+    parts: Sequence[str | None],
+) -> tuple[str, Scheme | None]:
+    """Returns the dtype of what is plain, and what is kept in few bits."""
+    usual = "float32" if jax.devices()[0].platform == "cpu" else "bfloat16"
+    if dtype is None and not any(parts):
+        return usual, opened.scheme if opened else None
+    return chosen_scheme(config, dtype or usual, *parts, plain=usual)
 
 
 def _context(config: ModelConfig, asked: int | None) -> int:

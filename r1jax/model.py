@@ -190,7 +190,8 @@ def for_cpu(params: PyTree) -> PyTree:
         names = tuple(k.key for k in path)
         if isinstance(leaf, QArray):
             stacked = int(names[-2] == "experts")
-            return Turned(quant.turn(leaf, quant.summed_axis(names), stacked))
+            few = quant.turn(leaf, quant.summed_axis(names), stacked)
+            return Turned(jax.tree.map(jnp.asarray, few))
         if names[-2:] == ("router", "kernel"):
             return jnp.asarray(leaf)
         if names[-1] == "kernel":

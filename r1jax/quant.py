@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax.errors import ConfigError
+from r1jax.errors import ConfigError, ShardingError
 from r1jax.pallas import dequant
 from r1jax.pallas.dequant import Scaling
-from r1jax.rounding import round_to, spread
+from r1jax.rounding import round_on_host, round_to, spread
+from r1jax.sharding import Placement
 from r1jax.typing import Array, PyTree
 
 # int8 and fp8: a scale for each column. fp8_blocks: one for each 128 x 128, as in
@@ -27,7 +28,7 @@ PARTS = ("attention", "dense", "experts")
 # Kernels that are worth it; the others are small, or products want them whole.
 _PROJECTIONS = ("q", "k", "v", "o", "q_down", "q_up", "kv_down", "gate_up", "down")
 _GATE_UP = "gate_up"
-_FLOATS = ("float32", "bfloat16", "float16")
+FLOATS = ("float32", "bfloat16", "float16")
 
 Path = tuple[str, ...]
 
@@ -102,12 +103,12 @@ def scheme(dtype: str, experts: bool = True) -> Scheme | None:
     Raises:
       ConfigError: The name is unknown.
     """
-    if dtype in _FLOATS:
+    if dtype in FLOATS:
         return None
     if dtype not in FORMS:
         raise ConfigError(
             f"dtype is {dtype!r}",
-            f"weights are kept as {', '.join((*_FLOATS, *FORMS))}",
+            f"weights are kept as {', '.join((*FLOATS, *FORMS))}",
             "choose one of them",
         )
     if dtype != "int4":
@@ -216,15 +217,22 @@ def turn_back(array: QArray, summed: int, like: QArray) -> QArray:
     return QArray(values, parted(scales, each)[..., ::width])
 
 
-def quantise_leaf(path: Path, leaf: Any, form: str) -> QArray:
+def quantise_leaf(
+    path: Path, leaf: Any, form: str, run: Callable[..., Any] = map
+) -> QArray:
     """Rounds one large kernel (JAX or numpy), as drawn in docs/weights.md.
 
     Args:
       path: Where it stands.
-      leaf: The kernel, with any number of stacked axes in front.
+      leaf: The kernel, with any number of stacked axes in front, or none.
       form: One of `FORMS`.
+      run: For numpy, as `map`; a pool's map lets several threads do it.
     """
-    return quantise(as_matrices(path, leaf), summed_axis(path), form)
+    matrices, summed = as_matrices(path, leaf), summed_axis(path)
+    if isinstance(leaf, np.ndarray):
+        parts: Any = round_on_host(matrices, summed, form, run)
+        return QArray(*parts)
+    return quantise(matrices, summed, form)
 
 
 def quantise_tree(params: PyTree, scheme: Scheme | None) -> PyTree:
@@ -283,6 +291,34 @@ def quantised_axes(axes: PyTree, scheme: Scheme | None) -> PyTree:
         return QArray(*parts)
 
     return _over(one, axes, lambda x: isinstance(x, tuple))
+
+
+def check_cuts(
+    array: QArray, summed: int, axes: Sequence[str | None], placement: Placement
+) -> None:
+    """Checks that a mesh cuts between blocks: a device has whole ones and their scales.
+
+    Args:
+      array: Of blocks, or with a scale a column, which any cut leaves whole.
+      summed: The axis that products sum over, counted from the end.
+      axes: The logical axes of its values.
+      placement: The mesh.
+
+    Raises:
+      ShardingError: A block would lie on two devices; with the numbers.
+    """
+    kind = scaling_of(array, summed)
+    for axis, block in ((summed, kind.depth), (-1, kind.width)) if kind.depth else ():
+        size, name = array.values.shape[axis], axes[axis]
+        devices = placement.devices(name) if name else 1
+        if devices > 1 and size % (block * devices):
+            raise ShardingError(
+                f"{array.form} weights of {size} {name!r} over {devices} devices",
+                f"{block} of them share a scale, and {size} is not a multiple of "
+                f"{block} x {devices}",
+                f"cut {name!r} over fewer devices, or choose int8 or fp8, which have a "
+                "scale for each column",
+            )
 
 
 def summed_axis(path: Path) -> int:

@@ -232,13 +232,15 @@ def put(tree: PyTree, places: PyTree) -> PyTree:
     """Moves arrays to their places on a mesh, of one process or of many.
 
     Args:
-      tree: Arrays that every process has whole, and equal.
+      tree: Arrays that every process has whole, and equal, or that lie there already.
       places: A sharding for each of them, or one for all; None is the default device.
     """
     if all(where.is_fully_addressable for where in jax.tree.leaves(places)):
         return jax.device_put(tree, places)
 
     def place(leaf: Any, where: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == where:
+            return leaf
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(
             whole.shape, where, lambda index: whole[index]

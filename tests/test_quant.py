@@ -1,14 +1,18 @@
 """Rounding to few bits, where scales lie, and which part of a model has which form."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
-from r1jax import parameters, quant, sharding
+from r1jax import parameters, quant, rounding, sharding
 from r1jax.errors import ConfigError
 from r1jax.presets import preset
 from r1jax.quant import FORMS, QArray, Scheme
+from r1jax.rounding import round_on_host, round_to
 
 # The largest error of a weight, by the largest weight that shares its scale: half a
 # step, which for floats of three bits behind the first is 2^-4 of the weight itself.
@@ -45,6 +49,52 @@ def test_numpy_and_jax_give_the_same_bits(rng, form):
     for one, other in zip(jax.tree.leaves(host), jax.tree.leaves(device), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, np.asarray(other))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(2, 700, 300), (300, 2, 400)], ids=str)
+def test_bands_on_the_host_give_the_same_bits(rng, form, shape):
+    """Those of several bands and threads, of bfloat16, with narrower last blocks."""
+    array = rng.standard_normal(shape).astype(ml_dtypes.bfloat16)
+    summed = -3 if shape[1] == 2 else -2
+    with ThreadPoolExecutor(2) as pool:
+        found = round_on_host(array, summed, form, pool.map)
+    for one, other in zip(found, round_to(array, summed, form), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_e4m3_is_rounded_as_ml_dtypes_does(rng):
+    """Every number, every middle between two and its neighbours, and many others."""
+    every = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn)
+    every = np.sort(every[np.isfinite(every)].astype(np.float32))
+    middles = (every[1:] + every[:-1]) / 2
+    beside = [np.nextafter(middles, np.float32(side)) for side in (-1e3, 1e3)]
+    some = rng.standard_normal((2, 10**5)).astype(np.float32) * [[100], [0.01]]
+    few = np.float32([0.0, -0.0, 1e-30, 448.0001])
+    values = np.concatenate(
+        [every, middles, *beside, some.reshape(-1).clip(-448, 448), few]
+    )
+    values = values.astype(np.float32)
+    wanted = values.astype(ml_dtypes.float8_e4m3fn)
+    found = rounding._to_e4m3(values)
+    np.testing.assert_array_equal(found.view(np.uint8), wanted.view(np.uint8))
+
+
+@pytest.mark.parametrize(("form", "share"), [("fp8", 0.97), ("fp8_blocks", 0.995)])
+def test_fp8_misses_by_less_than_with_scales_of_the_largest_value(rng, form, share):
+    """The fewer weights share a scale, the more is won by choosing it."""
+    array = rng.standard_normal((256, 2560)).astype(np.float32)
+    few = quant.quantise(array, -2, form)
+    peaks = np.abs(array).max(0) / 448
+    if form == "fp8_blocks":
+        peaks = np.abs(array).reshape(2, 128, 20, 128).max((1, 3)) / 448
+    each = rounding.spread(peaks, array.shape, -2, quant.scaling_of(few, -2))
+    largest = QArray((array / each).astype(ml_dtypes.float8_e4m3fn), peaks)
+    chosen, plain = (
+        np.square(quant.widen(one, -2) - array).sum() for one in (few, largest)
+    )
+    assert chosen < share * plain
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -57,7 +57,8 @@ def _lines(path: str) -> Iterator[str | list[int]]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} cannot be read", str(error), kinds) from None
+        why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise RequestError(f"{path} cannot be read", why, kinds) from None
     if not lines:
         raise RequestError(f"{path} is empty", "there is nothing to count", kinds)
     for number, line in enumerate(lines, 1):

@@ -37,6 +37,7 @@ from r1jax.target import Target
 from r1jax.typing import PyTree
 
 OnEvent = Callable[[Event], None]
+_GLANCE_SECONDS = 0.5
 _VERDICT_SECONDS = 3  # a step fails a little before its cause, a lost host, is known
 
 
@@ -227,10 +228,10 @@ class Engine:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        if self._hosts and self._hosts.loss:
-            return  # a step that waits for a lost process never ends
         for thread in self._threads:
-            thread.join()
+            # A step that waits for a lost process never ends.
+            while thread.is_alive() and not (self._hosts and self._hosts.loss):
+                thread.join(_GLANCE_SECONDS)
 
     def fail(self, reason: str) -> None:
         """Ends all requests with "error", from any thread; no step can run any more.

@@ -38,7 +38,9 @@ def whole_logits(
 
 
 @functools.cache
-def _counts_of_experts(config: ModelConfig) -> Callable[[PyTree, Array, Array], Array]:
+def _counts_of_experts(
+    config: ModelConfig, where: NamedSharding | None
+) -> Callable[[PyTree, Array, Array], Array]:
     """Returns the function that counts one sequence's choices, compiled once."""
     assert config.moe is not None
     experts = config.moe.experts
@@ -50,11 +52,14 @@ def _counts_of_experts(config: ModelConfig) -> Callable[[PyTree, Array, Array], 
         layers = chosen.reshape(len(chosen), -1)
         return jax.vmap(functools.partial(jnp.bincount, length=experts))(layers)
 
-    return jax.jit(run)
+    return jax.jit(run, out_shardings=where)
 
 
 def count_routes(
-    config: ModelConfig, params: PyTree, sequences: Iterable[Sequence[int]]
+    config: ModelConfig,
+    params: PyTree,
+    sequences: Iterable[Sequence[int]],
+    where: NamedSharding | None = None,
 ) -> np.ndarray:
     """Counts how often each layer's router chooses each expert.
 
@@ -62,6 +67,7 @@ def count_routes(
       config: Of a model with experts.
       params: Its parameters, in any arrangement.
       sequences: Token ids, each a whole sequence: what users ask and are answered.
+      where: As of `whole_logits`.
 
     Returns:
       int64 [L, E], of the layers with experts; every token of every sequence counts.
@@ -76,7 +82,7 @@ def count_routes(
             "the model is dense: it has no experts",
             "count those of a model with experts, such as R1",
         )
-    run = _counts_of_experts(config)
+    run = _counts_of_experts(config, where)
     total = np.zeros((config.moe_layers, config.moe.experts), np.int64)
     for tokens in sequences:
         check_tokens(config, tokens)

@@ -1,5 +1,6 @@
 """The processes of one program once they have met: messages, agreement, and losses."""
 
+import contextlib
 import functools
 import json
 import os
@@ -147,14 +148,19 @@ class Hosts:
 
     def abandon(self, code: int = LOST) -> NoReturn:
         """Ends this process at once, and with it the others."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            # Another thread may wait for one that is writing, and that for a reader.
+            if threading.current_thread() is threading.main_thread():
+                sys.stdout.flush()
+                sys.stderr.flush()
+        finally:
+            os._exit(code)
 
     def leave(self, reason: str) -> NoReturn:
         """Ends this process at once: a collective that waits for the lost cannot."""
         name = f"r1jax: process {self.index} of {self.count}"
-        os.write(2, f"{name} ends: {reason}\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"{name} ends: {reason}\n".encode())
         self.abandon()
 
     def _tell(self, kind: Kind, payload: bytes = b"") -> None:

@@ -108,6 +108,8 @@ def _admit(
             f"it counts {hello.get('processes')} processes, process 0 counts "
             f"{cluster.processes}"
         )
+    elif not 0 < index < cluster.processes:
+        trouble = f"there is no process {index} of {cluster.processes} to wait for"
     elif index in found and not _ended(found[index]):
         trouble = f"another process has joined as process {index} already"
     if trouble:
@@ -196,7 +198,7 @@ def _initialize(cluster: Cluster, port: int, timeout: float) -> None:
 
 
 def _start_relay(host: str, port: int) -> int:
-    """Starts the relay as a process, for JAX connects while it holds Python's lock."""
+    """Starts the relay as a process: JAX may hold Python's lock while it connects."""
     command = [sys.executable, "-S", "-E", str(Path(relay.__file__)), host, str(port)]
     started = subprocess.Popen(
         command,

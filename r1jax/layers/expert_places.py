@@ -173,17 +173,17 @@ def plan_places(
 def _check_of_use(
     config: ModelConfig, devices: int, redundant: int, loads: np.ndarray | None
 ) -> None:
-    asked = f"{redundant} redundant experts, by {'no' if loads is None else 'counted'}"
-    asked = f"{asked} loads, on {devices} devices"
+    given = "no expert loads" if loads is None else "expert loads"
+    asked = f"{redundant} redundant experts and {given} are given"
     if config.moe is None:
         raise ConfigError(
-            asked, "the model is dense: it has no experts", "ask for none"
+            asked, "the model is dense: it has no experts", "leave both out"
         )
     if devices == 1:
         raise ConfigError(
             asked,
             "one device holds all experts, in any order",
-            "ask for none and give no loads, or load the model on a mesh",
+            "leave both out, or load the model on a mesh",
         )
     if loads is None:
         raise ConfigError(

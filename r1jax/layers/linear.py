@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from r1jax.pallas.quant_matmul import quant_matmul
-from r1jax.quant import QArray, factors
+from r1jax.quant import QArray, check_cuts, factors
 from r1jax.target import Target
 from r1jax.typing import Array, Float, typechecked
 
@@ -119,15 +119,16 @@ def project_quantised(
     assert isinstance(stack, QArray)  # plain kernels are sliced by the scan
     several = stack.values.ndim > 3
     axis_in, axis_out = axes[0], axes[-1] if several else axes[inputs]
+    lead = ("layers", None) if several else ("layers",)
 
     def local(x: Array, values: Array, scales: Array, layer: Array) -> Array:
         many = values.shape[1] if several else 1
         flat = x.reshape(len(x), -1)
         matrices = values.reshape(-1, *values.shape[-2:])
-        columns = scales.reshape(-1, scales.shape[-1])
+        each = scales.reshape(-1, *scales.shape[len(lead) :])
         products = [
             quant_matmul(
-                flat, matrices, columns, layer=layer * many + i, backend=target.backend
+                flat, matrices, each, layer=layer * many + i, backend=target.backend
             )
             for i in range(many)
         ]
@@ -138,12 +139,16 @@ def project_quantised(
     arguments = (x, stack.values, stack.scales, kernel.layer)
     if on is None:
         return local(*arguments)
-    lead = ("layers", None) if several else ("layers",)
+    check_cuts(stack, -2, (*lead, axis_in, axis_out), on)
+    blocked = stack.scales.ndim == stack.values.ndim
     rest = [None] * (x.ndim - 2)
     specs = (
         on.spec(("tokens", axis_in, *rest), x.shape),
         on.spec((*lead, axis_in, axis_out), stack.values.shape),
-        on.spec((*lead, axis_out), stack.scales.shape),
+        on.spec(
+            (*lead, axis_in, axis_out) if blocked else (*lead, axis_out),
+            stack.scales.shape,
+        ),
         PartitionSpec(),
     )
     middle = [None] * (len(lead) - 1)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import dataclasses
 import ipaddress
 import os
 import signal
@@ -28,6 +29,9 @@ from r1jax.sharding import make_mesh
 
 _LOAD_FLAGS = (
     "dtype",
+    "attention_dtype",
+    "dense_dtype",
+    "experts_dtype",
     "strategy",
     "kernels",
     "max_model_len",
@@ -195,7 +199,7 @@ def describe(llm: LLM, options: ServeOptions) -> str:
     rows = {
         "model": ", ".join(options.names),
         "parameters": f"{llm.parameter_count:,}",
-        "dtype": llm.dtype,
+        "dtype": _dtype(llm),
         "device": _devices(),
         "context": f"{llm.engine.max_model_len:,} tokens",
         "cache": f"{pages * page_size:,} tokens",
@@ -209,6 +213,13 @@ def _devices() -> str:
     if processes == 1:
         return kind
     return f"{kind}, {jax.device_count()} in {processes} processes"
+
+
+def _dtype(llm: LLM) -> str:
+    """Names the dtype, and what is of few bits instead."""
+    few = dataclasses.asdict(llm.scheme) if llm.scheme else {}
+    names = [f"{part} {form}" for part, form in few.items() if form]
+    return ", ".join([llm.dtype, *names])
 
 
 def invite(options: ServeOptions, address: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from r1jax.errors import ConfigError
+from r1jax.quant import PARTS
 from r1jax.sharding import STRATEGIES
 
 
@@ -46,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     add("--process-id", type=_whole(0), help="which one this is, from 0")
     add("--initialization-timeout", type=_whole(1), default=300, help=_MEET)
     add = parser.add_argument_group("engine").add_argument
-    add("--dtype", help="type of the weights, such as float32 or bfloat16")
+    add("--dtype", help="of the weights: bfloat16, float32, int8, fp8, int4, ...")
+    for part in PARTS:
+        add(f"--{part}-dtype", metavar="DTYPE", help=f"of {part} weights, if another")
     add("--max-model-len", type=_whole(2), help="longest context, in tokens")
     add("--max-num-seqs", type=_whole(1), help="sequences that run at once")
     add("--max-num-batched-tokens", type=_whole(1), help="tokens of a prefill step")

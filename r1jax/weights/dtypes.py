@@ -16,8 +16,18 @@ def chosen_scheme(
     attention_dtype: str | None = None,
     dense_dtype: str | None = None,
     experts_dtype: str | None = None,
+    *,
+    plain: str = "bfloat16",
 ) -> tuple[str, Scheme | None]:
     """Returns the float type of plain leaves, and what is stored in few bits.
+
+    Args:
+      config: The model.
+      dtype: One of `DTYPES`.
+      attention_dtype: What the projections of attention are instead.
+      dense_dtype: The same for feed-forward layers and shared experts.
+      experts_dtype: The same for routed experts.
+      plain: The float type beside a `dtype` of few bits.
 
     Raises:
       ConfigError: A name is unknown, or experts are named where there are none.
@@ -36,7 +46,7 @@ def chosen_scheme(
             f"this {config.family} model has no experts",
             "leave it out",
         )
-    plain = dtype if scheme is None else "bfloat16"
+    plain = dtype if scheme is None else plain
     for part, form in given.items():
         if form not in (plain, *quant.FORMS):
             raise ConfigError(

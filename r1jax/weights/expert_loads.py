@@ -55,6 +55,12 @@ def read_expert_loads(path: str | os.PathLike[str], config: ModelConfig) -> np.n
       CheckpointError: The file is not there, is broken, or is of another model.
     """
     path, shape = Path(path), _shape(config)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is no file",
+            "experts are placed by the counts in it",
+            f"check the path, or {_COUNT}",
+        )
     body = read_json(path)
     counted = (body.get("moe_layers"), body.get("experts"))
     if counted != shape:

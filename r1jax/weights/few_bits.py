@@ -13,7 +13,7 @@ from r1jax import quant
 from r1jax.quant import QArray
 from r1jax.weights.names import Path, Piece
 
-_AT_ONCE = 2**22  # values that are rounded at once, in whole blocks
+_AT_ONCE = 2**18  # values that are rounded at once, in whole blocks
 _BLOCK = 128  # columns that may share a scale
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from r1jax.weights.host import in_order
 from r1jax.weights.leaves import Tensor, Tensors, Unit
 from r1jax.weights.names import Piece
 from r1jax.weights.room import Room
@@ -130,4 +131,4 @@ def _lay(piece: Piece, tensor: Tensor, start: int, stop: int, out: np.ndarray) -
     else:
         band = tensor.read(start, stop, piece.slot, out.dtype)
     x, y = piece.turn.align(band, out, start)
-    y[...] = x
+    y[...] = in_order(x)

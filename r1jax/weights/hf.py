@@ -24,8 +24,8 @@ from r1jax.weights.fp8 import BLOCK
 from r1jax.weights.rounded import is_finite, rounded
 from r1jax.weights.safetensors import DTYPES, Stored, open_shards
 
-_LARGE = 2**20  # values of a tensor that is worth compiling for
-_BAND = 512  # rows that are read together then
+_LARGE = 2**20  # values of a tensor that is worth compiled code
+_BAND = 512  # its rows that are read together
 SCALE = "_scale_inv"
 # Tables that old exports carry along; they follow from the config.
 _COMPUTED = "rotary_emb.inv_freq"
@@ -123,7 +123,9 @@ class _Plain:
 
     def __init__(self, stored: Stored, scales: np.ndarray | None = None) -> None:
         self._stored, self.scales = stored, scales
-        self.wrong, self.row_block = stored.wrong, 1
+        self.wrong = stored.wrong
+        large = math.prod(stored.shape) >= _LARGE
+        self.row_block = _BAND if large else 1
 
     def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
         return rounded(self._stored.rows(start, stop), dtype, self.wrong)
@@ -139,12 +141,11 @@ class _Blocks(_Plain):
 
     def __init__(self, stored: Stored, scales: np.ndarray) -> None:
         super().__init__(stored, scales)
-        if math.prod(stored.shape) >= _LARGE and fp8.is_fast(scales):
-            self.row_block = _BAND
+        self._fast = self.row_block == _BAND and fp8.is_fast(scales)
 
     def read(self, start: int, stop: int, slot: int | None, dtype: Any) -> np.ndarray:
         values = self._stored.rows(start, stop)
-        if self.row_block == _BAND and start % BLOCK == 0:
+        if self._fast and start % BLOCK == 0:
             found = fp8.multiply_out_fast(values, self.scales, start, dtype)
             if is_finite(found):
                 return found

@@ -336,6 +336,19 @@ def test_a_lost_host_ends_requests_while_a_step_hangs(make_engine):
     engine.close()  # does not wait for the step
 
 
+def test_closing_ends_though_a_step_hangs_on_a_host_lost_meanwhile(make_engine):
+    hosts, (engine, permits) = engine_of_many(make_engine, paused=True)
+    submit(engine, [1])
+    assert permits.held.wait(10)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    hosts.lose("process 1 has ended")
+    closing.join(10)
+    assert not closing.is_alive()
+
+
 def test_a_lost_host_is_noticed_while_nothing_runs(make_engine):
     hosts, engine = engine_of_many(make_engine)
     hosts.lose("process 1 has ended")

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
+# Goldens: one is dense and quick to compile, one R1, with 4 heads and 16 experts.
+QUICK, R1 = "llama", "deepseek_yarn"
 
 
 def free_port() -> int:

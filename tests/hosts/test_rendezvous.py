@@ -74,6 +74,16 @@ def test_the_same_number_twice_is_refused(address):
         assert "another process has joined as process 1 already" in told
 
 
+def test_a_number_that_nobody_waits_for_is_refused(address):
+    near, far = connected()
+    with near, far:
+        far.sendall(b'{"program": "r1jax 1", "process": 7, "processes": 3}\n')
+        found: dict[int, socket.socket] = {}
+        rendezvous._admit(Cluster(address, 3, 0), near, found)
+        assert not found
+        assert b"there is no process 7 of 3" in far.recv(1000)
+
+
 def test_a_process_that_left_may_come_again(address):
     found: dict[int, socket.socket] = {}
     cluster = Cluster(address, 3, 0)

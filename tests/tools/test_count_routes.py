@@ -53,6 +53,14 @@ def test_what_is_no_sequence_is_refused(run, lines, what):
     assert not output.exists()
 
 
+def test_a_file_that_cannot_be_read_is_refused(capsys, tmp_path):
+    (tmp_path / "latin").write_bytes(b"\xe4")
+    for name, why in (("nowhere", "No such file"), ("latin", "not text in UTF-8")):
+        names = ["--input", "x", "--output", "y", "--sequences", str(tmp_path / name)]
+        assert count_routes.main(names) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_a_dense_model_is_refused(run):
     code, said, _ = run("[1]", source=golden("qwen3").directory)
     assert (code, said.out) == (2, "")
