@@ -97,7 +97,7 @@ class Slice:
     @cached_property
     def chips(self) -> int:
         """Counts the chips."""
-        return len({str(getattr(d, "coords", d.id)) for d in self.devices})
+        return len({str(getattr(d, "coords", d)) for d in self.devices})
 
     @cached_property
     def _size(self) -> tuple[int, ...]:
