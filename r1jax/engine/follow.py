@@ -1,6 +1,6 @@
 """The engine's loop in the processes that run what process 0 plans."""
 
-from r1jax.engine.steps import Message, Runner
+from r1jax.engine.runner import Message, Runner
 from r1jax.hosts import Hosts
 
 _VERDICT_SECONDS = 5  # process 0 may say why a step has failed

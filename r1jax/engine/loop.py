@@ -22,8 +22,8 @@ from r1jax.config import ModelConfig
 from r1jax.engine.follow import follow
 from r1jax.engine.pages import cut
 from r1jax.engine.results import result
+from r1jax.engine.runner import Runner
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
-from r1jax.engine.steps import Runner
 from r1jax.engine.types import (
     EngineOptions,
     EngineStats,

@@ -15,7 +15,7 @@ from typing import NoReturn
 from r1jax.config import ModelConfig
 from r1jax.config_hf import from_hf
 from r1jax.errors import CheckpointError, ConfigError, R1jaxError
-from r1jax.plan import picture, program, recommend, report, slices, table
+from r1jax.plan import keep, picture, program, recommend, report, slices, table
 from r1jax.presets import NAMES, preset
 from r1jax.quant import FORMS, PARTS, Scheme, scheme
 from r1jax.sharding import STRATEGIES
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Plans, prints, and gives the exit code: 0 where it fits, 1 where it does not."""
     try:
         args = _parser().parse_args(arguments)
+        if args.compilation_cache:
+            _check_chunk(args.chunk)
+            keep.use_cache(args.compilation_cache)
         slices.prepare(args.topology)
         name, config = _model(args.source)
         if args.recommend:
@@ -76,7 +79,29 @@ def _plan(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
     if args.picture:
         picture.draw(plan, args.picture)
         _say(f"drew {args.picture}")
+    if args.compilation_cache and plan.fits:
+        _keep(args, plan)
     return 0 if plan.fits else 1
+
+
+def _keep(args: argparse.Namespace, plan: report.Plan) -> None:
+    """Compiles the server's steps into a cache, and says which server finds them."""
+    rows = plan.batch // plan.setup.shards
+    flags = keep.keep(plan.setup, rows, args.chunk, plan.pages, _say)
+    forms = {"dtype": args.dtype}
+    forms |= {f"{part}-dtype": getattr(args, f"{part}_dtype") for part in PARTS}
+    words = [f"--{name} {form}" for name, form in forms.items() if form]
+    words += [" ".join(flags), f"--compilation-cache {args.compilation_cache}"]
+    _say(f"kept for: python -m r1jax.serve {args.source} {' '.join(words)}")
+
+
+def _check_chunk(chunk: int) -> None:
+    if not chunk:
+        raise ConfigError(
+            "--chunk 0 with --compilation-cache",
+            "a server also computes prompts",
+            "give its --max-num-batched-tokens as --chunk",
+        )
 
 
 def _recommend(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
@@ -163,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object instead of the table")
     add("--picture", type=Path, metavar="FILE.png", help="memory and limits, drawn")
+    add("--compilation-cache", type=Path, metavar="DIR", help=_KEEP)
     add("--chip-hour-price", type=float, metavar="PRICE", help=_PRICE)
     return parser
 
@@ -193,6 +219,7 @@ _RECOMMEND = (
     "instead of one slice try many, in both strategies, compile the decode of the N "
     "most promising, and rank them by tokens a second and chip"
 )
+_KEEP = "compile all that a server would, and keep it there for its start"
 _PRICE = "what a chip costs an hour, in any currency: adds the price of tokens"
 
 

@@ -117,6 +117,15 @@ class Plan:
         return self.memory.tokens // (-(-self.setup.context // size) * size)
 
     @property
+    def pages(self) -> int:
+        """Pages of each device that the batch needs at full length, if they fit."""
+        segment = self.setup.columns // self.setup.segments
+        wanted = segment * (self.batch // self.setup.shards) + 1
+        if self.memory.usable is None:
+            return wanted
+        return min(wanted, self.memory.cache // self.memory.unit)
+
+    @property
     def fits(self) -> bool:
         """Whether the cache holds the batch at its context."""
         return self.memory.usable is None or self.sequences >= self.batch

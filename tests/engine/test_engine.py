@@ -13,7 +13,7 @@ from r1jax import cache, model, parameters, sharding
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
 from r1jax.engine.loop import Engine
-from r1jax.engine.steps import Runner
+from r1jax.engine.runner import Runner
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.pallas.backend import REFERENCE
 from r1jax.target import CPU, PLAIN, Target

@@ -7,7 +7,7 @@ import pytest
 
 from r1jax.cache import Geometry
 from r1jax.engine.follow import follow
-from r1jax.engine.steps import Message
+from r1jax.engine.runner import Message
 
 
 def message(number: int, counts: bool = False) -> Message:

@@ -1,0 +1,156 @@
+"""The compiled forms of an engine's steps, made from shapes alone.
+
+Whoever has the same shapes compiles the same programs: the engine for its arrays, and
+`r1jax.plan` ahead of time for a slice that is not there.
+"""
+
+import contextlib
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
+
+from r1jax.cache import Geometry
+from r1jax.config import ModelConfig
+from r1jax.engine.packing import Form
+from r1jax.engine.steps import CPU_OPTIONS, count_tokens, run_step
+from r1jax.sharding import Placement
+from r1jax.target import Target
+from r1jax.typing import PyTree
+
+
+class Programs:
+    """Compiles steps of one model over one cache, geometry by geometry.
+
+    Attributes:
+      weights: Shapes of the parameters, with placement and layout.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        target: Target,
+        columns: int,
+        weights: PyTree,
+        state: tuple[PyTree, PyTree, PyTree],
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          config: The model.
+          target: What to compile for.
+          columns: Pages of the longest sequence.
+          weights: Shapes of the parameters, with their `Format`s as shardings.
+          state: The same of the pools, the newest tokens and the counts.
+        """
+        self.weights = weights
+        self._config, self._target, self._columns = config, target, columns
+        self._state = state
+        on = target.placement
+        self._shards = on.devices("rows") if on else 1
+        self._options = CPU_OPTIONS if target.form == "cpu" else {}
+
+    def form(self, geometry: Geometry) -> Form:
+        """Returns the sizes of a packed step."""
+        return Form(geometry, self._columns, self._shards)
+
+    def lay_out(self, geometry: Geometry) -> PyTree:
+        """Asks the compiler how weights are to lie, judged by one geometry.
+
+        With the layouts that arrays have by default a TPU turns many weights in every
+        step (docs/decisions.md).
+
+        Returns:
+          A `Format` for each parameter; `weights` has them from now on.
+        """
+        automatic = jax.tree.map(_automatic, self.weights)
+        run, *small = self._step(geometry)
+        plain = _places((*self._state, *small))
+        jitted = jax.jit(run, in_shardings=(automatic, *plain), donate_argnums=(1, 2))
+        shapes = jax.tree.map(_unplaced, (self.weights, *self._state, *small))
+        formats = self._compile(jitted, shapes).input_formats[0][0]
+        self.weights = jax.tree.map(_laid, self.weights, formats)
+        return formats
+
+    def compile(self, geometry: Geometry) -> tuple[Any, Any]:
+        """Compiles a step, and the counting of its tokens for penalties."""
+        run, *small = self._step(geometry)
+        count = partial(count_tokens, self.form(geometry), self._target)
+        pools, newest, counts = self._state
+        where = self._target.everywhere
+        # Each process reads the tokens from its own devices.
+        out = None if where is None else (_places(pools), where, where)
+        step = jax.jit(run, donate_argnums=(1, 2), out_shardings=out)
+        tally = jax.jit(count, donate_argnums=(1,), out_shardings=_places(counts))
+        return (
+            self._compile(step, (self.weights, *self._state, *small)),
+            self._compile(tally, (newest, counts, *small)),
+        )
+
+    def _compile(self, program: Any, shapes: tuple[Any, ...]) -> Any:
+        place: Any = jax.tree.leaves(self.weights)[0].sharding
+        place = place.sharding if isinstance(place, Format) else place
+        on = self._target.placement
+        # Only described devices need to be named; a TPU's are named always, so that
+        # both come to the same program.
+        on_tpu = next(iter(place.device_set)).platform == "tpu"
+        # Kernels ask the mesh what they are compiled for.
+        with jax.set_mesh(on.mesh) if on_tpu and on else contextlib.nullcontext():
+            traced = program.trace(*shapes)
+            lowered = traced.lower(lowering_platforms=("tpu",) if on_tpu else None)
+        return lowered.compile(compiler_options=self._options)
+
+    def _step(self, geometry: Geometry) -> tuple[Any, Any, Any]:
+        """Returns the step of one shape, and the shapes of its packed plan."""
+        form = self.form(geometry)
+        run = partial(run_step, self._config, form, self._target)
+        where = self._target.everywhere
+        ints, floats = (
+            jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+            for shape, dtype in zip(form.shapes, (jnp.int32, jnp.float32), strict=True)
+        )
+        return run, ints, floats
+
+
+def state_shapes(
+    config: ModelConfig, slots: int, on: Placement | None
+) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
+    """Returns the shapes of the newest tokens and of the counts, placed.
+
+    Args:
+      config: The model.
+      slots: Sequences that run at once, on all data shards.
+      on: The mesh, if there is one.
+    """
+    table = (slots, config.vocab_size)
+    whole = on.sharding((None,), (slots,)) if on else None
+    cut = on.sharding(("rows", "vocab"), table) if on else None
+    counts = {"prompt": jnp.bool_, "answer": jnp.int32}
+    return jax.ShapeDtypeStruct((slots,), jnp.int32, sharding=whole), {
+        name: jax.ShapeDtypeStruct(table, dtype, sharding=cut)
+        for name, dtype in counts.items()
+    }
+
+
+def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Returns an array's shape, with its placement and layout."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.format)
+
+
+def _places(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.sharding, shapes)
+
+
+def _automatic(shape: jax.ShapeDtypeStruct) -> Format:
+    place: Any = shape.sharding
+    return Format(Layout.AUTO, place.sharding if isinstance(place, Format) else place)
+
+
+def _unplaced(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype)
+
+
+def _laid(shape: jax.ShapeDtypeStruct, how: Format) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=how)
