@@ -144,7 +144,7 @@ class FakeLLM:
         self.engine = FakeEngine(tokenizer, text)
         self.reasoning = reasoning
         self.default_sampling = SamplingParams(temperature=0.6, top_p=0.95)
-        self.parameter_count, self.dtype = 1234, "float32"
+        self.parameter_count, self.dtype, self.scheme = 1234, "float32", None
 
     render = LLM.render
 
