@@ -8,14 +8,16 @@ domain, 4,145 tokens. Perplexity is exp of the mean negative log-likelihood of a
 tokens but each text's first. One JSON line a form, with the ratio to float32.
 """
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import model
+from r1jax import model, quant
 from r1jax.config import ModelConfig
+from r1jax.load import _locate
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import Array, PyTree
 from r1jax.weights import open_source
