@@ -1,4 +1,4 @@
-"""Loading in few bits: as rounding the whole tree would, and stored blocks untouched."""
+"""Loading in few bits: as rounding the whole tree, and stored blocks untouched."""
 
 import functools
 
