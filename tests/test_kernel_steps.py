@@ -11,7 +11,7 @@ import pytest
 
 from r1jax import model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry, make_pools
-from r1jax.errors import ConfigError
+from r1jax.errors import ConfigError, ShardingError
 from r1jax.layers import expert_places
 from r1jax.pallas.backend import REFERENCE, interpreted
 from r1jax.presets import preset
@@ -26,12 +26,33 @@ LONG = Geometry(decodes=2, chunks=1, chunk_tokens=256)
 @functools.cache
 def config_of(family):
     """A toy whose heads fill registers, as the real models' do, and any mesh cuts."""
+    if family == "wide":
+        return wide_config()
     config = preset(f"tiny-{family}")
     sizes = dict(heads=8)
     if family != "r1":
         sizes = dict(heads=16, kv_heads=8, head_dim=64)
     attention = dataclasses.replace(config.attention, **sizes)
     return dataclasses.replace(config, attention=attention)
+
+
+def wide_config():
+    """R1's shape at the least size whose blocks of few bits two devices can share."""
+    config = preset("tiny-r1")
+    attention = dataclasses.replace(
+        config.attention, heads=8, q_rank=256, nope_dim=64, rope_dim=64, value_dim=64
+    )
+    assert config.moe is not None
+    moe = dataclasses.replace(config.moe, expert_width=256, experts=8, expert_groups=2)
+    return dataclasses.replace(
+        config,
+        width=256,
+        mlp_width=512,
+        layers=2,
+        attention=attention,
+        moe=moe,
+        mtp_layers=0,
+    )
 
 
 @functools.cache
@@ -41,9 +62,9 @@ def params_of(family):
 
 
 @functools.cache
-def quantised(family):
-    """The toy with int8 kernels, and the plain tree that these stand for."""
-    few = quant.quantise_tree(params_of(family), quant.scheme("int8"))
+def quantised(family, form):
+    """The toy with kernels of few bits, and the plain tree that these stand for."""
+    few = quant.quantise_tree(params_of(family), quant.scheme(form))
     return few, quant.widen_tree(few, params_of(family))
 
 
@@ -54,9 +75,9 @@ def sequences():
 
 
 @functools.cache
-def wanted(family, few=False):
+def wanted(family, form=None):
     run = jax.jit(lambda p, t: model.forward(config_of(family), p, t))
-    params = quantised(family)[1] if few else params_of(family)
+    params = quantised(family, form)[1] if form else params_of(family)
     return [np.asarray(run(params, jnp.asarray(s))) for s in sequences()]
 
 
@@ -99,14 +120,14 @@ def pages_of(rng):
     return np.split(pages.astype(np.int32), 2)
 
 
-def check(family, target, g, params=None, few=False):
+def check(family, target, g, params=None, form=None):
     """Feeds both sequences on every data shard and compares each hidden state.
 
     Half of the shards are one step behind, so that their loops differ.
     """
     config, rng = config_of(family), np.random.default_rng(1)
     params = params_of(family) if params is None else params
-    answers, on = wanted(family, few), target.placement
+    answers, on = wanted(family, form), target.placement
     devices = on.devices("rows") if on else 1
     tables = [pages_of(rng) for _ in range(devices)]
     homes = rng.integers(0, on.mesh.size if on else 1, (devices, 2))
@@ -187,17 +208,41 @@ def test_copies_of_experts_give_the_whole_sequence(g):
     check("r1", Target("kernels", REFERENCE, placement), g, cut)
 
 
-@pytest.mark.parametrize("family", ["r1", "qwen2"])
-@pytest.mark.parametrize("data", [0, 2], ids=["alone", "on a mesh"])
-def test_weights_of_few_bits_multiply_as_what_they_stand_for(family, data):
-    params = quantised(family)[0]
+def check_few(family, form, data=0, tensor=1, rules="throughput"):
+    params, scheme = quantised(family, form)[0], quant.scheme(form)
     if not data:
-        return check(family, Target("kernels", REFERENCE), FEW, params, few=True)
-    axes = parameters.logical_axes(config_of(family), quant.scheme("int8"))
-    placement = sharding.Placement(sharding.make_mesh(data, 2), "throughput")
+        return check(family, Target("kernels", REFERENCE), FEW, params, form)
+    axes = parameters.logical_axes(config_of(family), scheme)
+    placement = sharding.Placement(sharding.make_mesh(data, tensor), rules)
     where = sharding.shardings(params, axes, placement.mesh, placement.rules)
     target = Target("kernels", REFERENCE, placement)
-    return check(family, target, FEW, jax.device_put(params, where), few=True)
+    return check(family, target, FEW, jax.device_put(params, where), form)
+
+
+@pytest.mark.parametrize("data", [0, 2], ids=["alone", "on a mesh"])
+def test_dense_weights_of_few_bits_multiply_as_what_they_stand_for(data):
+    check_few("qwen2", "int8", data, 2)
+
+
+MANY = [(form, *split) for form in quant.FORMS for split in SPLITS if split[1] <= 2]
+SOME = [("int8", 2, 2), ("fp8_blocks", 2, 2), ("int4", 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "tensor"),
+    [
+        *SOME,
+        *[pytest.param(*m, marks=pytest.mark.slow) for m in MANY if m not in SOME],
+    ],
+)
+def test_experts_of_few_bits_multiply_as_what_they_stand_for(form, data, tensor):
+    check_few("wide", form, data, tensor)
+
+
+def test_blocks_that_a_mesh_would_cut_are_refused():
+    """Eight devices: 64 of the shared experts' 512 columns each, half a block."""
+    with pytest.raises((ShardingError, ConfigError), match=r"\d+"):
+        check_few("wide", "fp8_blocks", 1, 8)
 
 
 LLAMA, TOY = preset("distill-llama-8b"), preset("tiny-llama")
