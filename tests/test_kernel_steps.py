@@ -224,7 +224,12 @@ def test_dense_weights_of_few_bits_multiply_as_what_they_stand_for(data):
     check_few("qwen2", "int8", data, 2)
 
 
-MANY = [(form, *split) for form in quant.FORMS for split in SPLITS if split[1] <= 2]
+MANY = [
+    (form, *split)
+    for form in quant.FORMS
+    for split in SPLITS
+    if form != "fp8_blocks" or split[1] <= 2  # see the refusal below
+]
 SOME = [("int8", 2, 2), ("fp8_blocks", 2, 2), ("int4", 0, 1)]
 
 
