@@ -31,10 +31,11 @@ from r1jax.cache import Geometry
 from r1jax.plan import collectives, hlo, slices
 from r1jax.plan.calibration import Calibration
 from r1jax.plan.floors import Floor, floor_of
-from r1jax.plan.program import compile_step, local_bytes, make_setup
+from r1jax.plan.program import compile_step, make_setup
 from r1jax.plan.work import Leaf, Work, of_weights, work_of
 from r1jax.presets import preset
 from r1jax.quant import scheme
+from r1jax.sharding import local_bytes
 
 SLICE = "v5e:8x8"
 DENSE, LAYERS = 3, 61
@@ -137,15 +138,12 @@ def ours(on: slices.Slice, batch: int, context: int) -> Found:
         context=context,
     )
     g = Geometry(batch // setup.shards, 0, 0)
-    pages = setup.page_step * (g.rows * setup.columns + 1)
-    compiled = compile_step(setup, g, pages, batch)
+    compiled = compile_step(setup, g, g.rows * setup.columns + 1, batch)
     found = collectives.read(hlo.Program(compiled.as_text()), len(on.devices))
-    weights = sum(local_bytes(leaf) for leaf in jax.tree.leaves(setup.weights))
     work = work_of(setup, g, context)
     temporaries = compiled.memory_analysis().temp_size_in_bytes
-    return Found(
-        weights, setup.token_bytes(), temporaries, work, floor_of(work, found, on)
-    )
+    floor = floor_of(work, found, setup.on)
+    return Found(setup.weight_bytes, setup.token_bytes(), temporaries, work, floor)
 
 
 def theirs(on: slices.Slice, batch: int, context: int) -> Found:

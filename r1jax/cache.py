@@ -26,7 +26,6 @@ So a short sequence lies on its home alone, and homes spread.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1jax.config import MlaConfig, ModelConfig
-from r1jax.sharding import Placement
+from r1jax.sharding import Placement, local_bytes
 from r1jax.target import PLAIN, Target
 from r1jax.typing import Array, Int
 
@@ -137,6 +136,20 @@ def pool_shapes(
     return {"key": (heads, page_size, width), "value": (heads, width, page_size)}
 
 
+def shares(config: ModelConfig, target: Target) -> tuple[int, int]:
+    """Returns into how many parts sequences are cut, and each sequence's segments.
+
+    Only latents have segments: devices that share other sequences hold some heads of
+    every page.
+    """
+    on = target.placement
+    if on is None:
+        return 1, 1
+    shards = on.devices("rows")
+    latent = isinstance(config.attention, MlaConfig)
+    return shards, on.devices("latent_pages") // shards if latent else 1
+
+
 def pool_spec(name: str, shape: Sequence[int], on: Placement) -> PartitionSpec:
     """Returns where a pool's pages lie on a mesh."""
     rest = [None] * (len(shape) - 3)
@@ -167,9 +180,9 @@ def abstract_pools(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of `make_pools`, and where they lie."""
     on, made = target.placement, {}
+    shards, segments = shares(config, target)
     for name, page in pool_shapes(config, page_size, target.kernels).items():
-        holders = on.devices(str(_PAGE_AXES[name][0])) if on else 1
-        shape = (config.layers, pages * holders, *page)
+        shape = (config.layers, pages * shards * segments, *page)
         where = NamedSharding(on.mesh, pool_spec(name, shape, on)) if on else None
         made[name] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where)
     return made
@@ -180,18 +193,7 @@ def page_bytes(
 ) -> int:
     """Returns the bytes of one page of all layers on its device."""
     shapes = abstract_pools(config, 1, page_size, dtype, target).values()
-    return sum(
-        math.prod(p.sharding.shard_shape(p.shape) if p.sharding else p.shape)
-        * p.dtype.itemsize
-        for p in shapes
-    )
-
-
-def token_bytes(config: ModelConfig, dtype: Any, kernels: bool = False) -> int:
-    """Returns the bytes of cache that one token takes over all layers."""
-    shapes = pool_shapes(config, 1, kernels).values()
-    values = sum(math.prod(shape) for shape in shapes)
-    return values * config.layers * jnp.dtype(dtype).itemsize
+    return sum(map(local_bytes, shapes))
 
 
 @flax.struct.dataclass

@@ -4,17 +4,16 @@ import os
 from collections.abc import Mapping
 
 import jax
-from jax.sharding import SingleDeviceSharding
 
-from r1jax import cache, parameters
-from r1jax.config import MlaConfig, ModelConfig
+from r1jax import cache
+from r1jax.config import ModelConfig
 from r1jax.engine.types import EngineOptions
 from r1jax.errors import ConfigError
 from r1jax.layers.expert_places import Places, arrange
 from r1jax.llm import placements
-from r1jax.quant import Scheme
-from r1jax.sharding import Placement, device_bytes
+from r1jax.sharding import Placement, device_bytes, local_bytes
 from r1jax.target import Target
+from r1jax.typing import PyTree
 
 
 def cache_pages(
@@ -48,9 +47,7 @@ def cache_pages(
         )
     size, on = options.page_size, target.placement
     page_bytes = cache.page_bytes(config, size, dtype, target)
-    devices = 1  # that share a sequence
-    if on and isinstance(config.attention, MlaConfig):
-        devices = on.devices("latent_pages") // on.devices("rows")
+    _, devices = cache.shares(config, target)
     each = -(-options.max_model_len // (size * devices))
     room = int(_free_bytes(weights, on) * share / page_bytes) - 1
     if room < each:
@@ -65,20 +62,14 @@ def cache_pages(
 
 
 def weight_bytes(
-    config: ModelConfig,
-    dtype: str,
-    scheme: Scheme | None,
-    target: Target,
-    places: Mapping[str, Places],
+    config: ModelConfig, params: PyTree, target: Target, places: Mapping[str, Places]
 ) -> int:
-    """Returns the bytes of the main model's weights on each device."""
-    tree = parameters.abstract(config, dtype, scheme)
-    tree.pop("mtp", None)
-    tree = jax.eval_shape(lambda t: arrange(t, places), tree)
-    where = placements(config, tree, target, places)
+    """Returns the bytes of loaded weights on each device, wherever they are now."""
+    shapes = jax.eval_shape(lambda tree: arrange(tree, places), params)
+    where = placements(config, shapes, target, places)
     if where is None:
-        where = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), tree)
-    return device_bytes(tree, where)
+        return sum(map(local_bytes, jax.tree.leaves(shapes)))
+    return device_bytes(shapes, where)
 
 
 def _free_bytes(weights: int, on: Placement | None) -> int:

@@ -40,7 +40,7 @@ def load(
     dense_dtype: str | None = None,
     experts_dtype: str | None = None,
     mesh: Mesh | None = None,
-    strategy: str = "throughput",
+    strategy: str | None = None,
     kernels: bool | None = None,
     max_model_len: int | None = None,
     max_num_seqs: int = 8,
@@ -68,9 +68,10 @@ def load(
       experts_dtype: The same for routed experts.
       mesh: Devices to cut the model over, as `r1jax.make_mesh(data, tensor)` arranges
         them. By default it runs on one device.
-      strategy: How the mesh is used (`r1jax.sharding.RULES`): "throughput" cuts
-        sequences over `data` and heads, feed-forward and vocabulary over `tensor`;
-        "latency" cuts these over both, for a few sequences. Experts go over all.
+      strategy: How the mesh is used (`r1jax.sharding.RULES`): by default "throughput",
+        which cuts sequences over `data` and heads, feed-forward and vocabulary over
+        `tensor`; "latency" cuts these over both, for a few sequences. Experts go over
+        all.
       kernels: Whether Pallas kernels run, or plain JAX. By default they do on TPUs that
         they are compiled for; on NVIDIA GPUs only when asked for, since they have not
         been run on one yet.
@@ -124,7 +125,7 @@ def load(
         num_pages=num_pages,
     )
     if num_pages is None:
-        weights = weight_bytes(config, chosen, scheme, target, places)
+        weights = weight_bytes(config, params, target, places)
         pages = cache_pages(
             config, options, chosen, target, weights, memory_utilization
         )
@@ -182,16 +183,22 @@ def _digest(places: Mapping[str, Places]) -> str:
 
 
 def _target(
-    config: ModelConfig, mesh: Mesh | None, strategy: str, kernels: bool | None
+    config: ModelConfig, mesh: Mesh | None, strategy: str | None, kernels: bool | None
 ) -> Target:
-    if strategy not in STRATEGIES:
+    if strategy not in (None, *STRATEGIES):
         raise ConfigError(
             f"strategy is {strategy!r}",
             f"a mesh is used for {' or '.join(STRATEGIES)}",
             "choose one of them",
         )
+    if mesh is None and strategy is not None:
+        raise ConfigError(
+            f"strategy is {strategy!r} without a mesh",
+            "it says how devices share the work, and there is one",
+            "leave it out, or say over how many devices the model is cut",
+        )
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    placement = None if mesh is None else Placement(mesh, strategy)
+    placement = None if mesh is None else Placement(mesh, strategy or STRATEGIES[-1])
     return target_for(device.device_kind, config, placement, kernels)
 
 

@@ -56,15 +56,6 @@ def logical_axes(config: ModelConfig, scheme: Scheme | None = None) -> PyTree:
     return quantised_axes(axes, scheme)
 
 
-def nbytes(
-    config: ModelConfig, dtype: Any = jnp.float32, scheme: Scheme | None = None
-) -> int:
-    """Returns the bytes of the main model (without the MTP layers); int4 is packed."""
-    tree = {k: v for k, v in abstract(config, dtype, scheme).items() if k != "mtp"}
-    bits = jax.dtypes.itemsize_bits
-    return -(-sum(x.size * bits(x.dtype) for x in jax.tree.leaves(tree)) // 8)
-
-
 def count(config: ModelConfig) -> int:
     """Returns the number of parameters of the main model (without the MTP layers)."""
     tree = {k: v for k, v in abstract(config).items() if k != "mtp"}

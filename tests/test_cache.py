@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from r1jax import cache
-from r1jax.cache import Batch, Context, Geometry, flat, make_pools, token_bytes
+from r1jax.cache import Batch, Context, Geometry, flat, make_pools
 from r1jax.presets import preset
 from r1jax.target import PLAIN
 
@@ -45,7 +45,7 @@ def test_a_geometry_counts_rows_and_tokens():
 )
 def test_bytes_of_a_token_are_those_of_the_pools(name, dtype, each):
     config = preset(name)
-    assert token_bytes(config, dtype) == each
+    assert cache.page_bytes(config, 64, dtype) == 64 * each
     shapes = cache.pool_shapes(config, 64)
     values = sum(int(np.prod(shape)) for shape in shapes.values())
     assert values * config.layers * jnp.dtype(dtype).itemsize == 64 * each

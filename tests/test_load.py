@@ -20,10 +20,10 @@ SIZES = dict(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=64, page_
 @pytest.mark.parametrize(
     ("name", "strategy", "mesh"),
     [
-        ("qwen3", "throughput", None),
+        ("qwen3", None, None),
         ("qwen3", "throughput", (2, 2)),
         ("qwen3", "latency", (1, 2)),
-        ("deepseek_plain", "throughput", None),
+        ("deepseek_plain", None, None),
         ("deepseek_plain", "throughput", (2, 2)),
         ("deepseek_plain", "latency", (2, 2)),
         pytest.param("deepseek_plain", "throughput", (4, 1), marks=pytest.mark.slow),
@@ -49,6 +49,11 @@ def test_a_checkpoint_answers_on_any_mesh_as_transformers_does(name, strategy, m
 def test_an_unknown_strategy_is_refused():
     with pytest.raises(ConfigError, match="strategy is 'training'"):
         r1jax.load(ROOT / "qwen3", strategy="training", **SIZES)
+
+
+def test_a_strategy_for_one_device_is_refused():
+    with pytest.raises(ConfigError, match="without a mesh"):
+        r1jax.load(ROOT / "qwen3", strategy="latency", **SIZES)
 
 
 def test_a_mesh_that_heads_do_not_divide_is_refused():

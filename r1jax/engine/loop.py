@@ -90,12 +90,12 @@ class Engine:
           ConfigError: The cache is too small for one request at full length.
         """
         self.config, self.options = config, options
-        shards, columns, pages = cut(options, pools, target)
+        columns, pages = cut(config, options, pools, target)
         shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
         self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
         self._hosts = hosts
         tell = hosts.send if hosts and hosts.leads else None
-        slots = shards * options.max_num_seqs
+        slots = len(pages) * options.max_num_seqs
         self._runner = Runner(config, params, pools, slots, columns, target, tell)
         if target.kernels:
             self._runner.lay_out(shapes.first[-1])

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from r1jax.cache import Pools
+from r1jax.cache import Pools, shares
+from r1jax.config import ModelConfig
 from r1jax.engine.types import EngineOptions
 from r1jax.errors import ConfigError
 from r1jax.target import Target
@@ -81,19 +82,16 @@ class Pages:
 
 
 def cut(
-    options: EngineOptions, pools: Pools, target: Target
-) -> tuple[int, int, list[Pages]]:
-    """Returns the data shards, the page table's columns, and each shard's pages.
+    config: ModelConfig, options: EngineOptions, pools: Pools, target: Target
+) -> tuple[int, list[Pages]]:
+    """Returns the page table's columns, and the pages of each data shard.
 
     Raises:
       ConfigError: One request at full length would not fit.
     """
-    on, size = target.placement, options.page_size
-    pool = next(iter(pools.values()))
-    latent = "latent" in pools
-    shards = on.devices("rows") if on else 1
-    parts = on.devices("latent_pages" if latent else "pages") if on else 1
-    devices, each = parts // shards, pool.shape[1] // parts
+    size = options.page_size
+    shards, devices = shares(config, target)
+    each = next(iter(pools.values())).shape[1] // (shards * devices)
     segment = -(-options.max_model_len // (size * devices))
     if segment > each - 1:
         holds = (each - 1) * size * devices
@@ -104,5 +102,4 @@ def cut(
             f"lower max_model_len to {holds}, or give the cache more memory",
         )
     columns = segment * devices
-    pages = [Pages(each, size, devices, columns) for _ in range(shards)]
-    return shards, columns, pages
+    return columns, [Pages(each, size, devices, columns) for _ in range(shards)]

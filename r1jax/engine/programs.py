@@ -6,6 +6,7 @@ Whoever has the same shapes compiles the same programs: the engine for its array
 
 import contextlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from r1jax.cache import Geometry
 from r1jax.config import ModelConfig
 from r1jax.engine.packing import Form
 from r1jax.engine.steps import CPU_OPTIONS, count_tokens, run_step
+from r1jax.errors import ConfigError
 from r1jax.sharding import Placement
 from r1jax.target import Target
 from r1jax.typing import PyTree
@@ -56,21 +58,26 @@ class Programs:
         """Returns the sizes of a packed step."""
         return Form(geometry, self._columns, self._shards)
 
-    def lay_out(self, geometry: Geometry) -> PyTree:
-        """Asks the compiler how weights are to lie, judged by one geometry.
+    def compile_laid(self, geometry: Geometry) -> Any:
+        """Compiles a step over weights that lie as the compiler wants them.
 
         With the layouts that arrays have by default a TPU turns many weights in every
         step (docs/decisions.md).
-
-        Returns:
-          A `Format` for each parameter; `weights` has them from now on.
         """
         automatic = jax.tree.map(_automatic, self.weights)
         run, *small = self._step(geometry)
         plain = _places((*self._state, *small))
         jitted = jax.jit(run, in_shardings=(automatic, *plain), donate_argnums=(1, 2))
         shapes = jax.tree.map(_unplaced, (self.weights, *self._state, *small))
-        formats = self._compile(jitted, shapes).input_formats[0][0]
+        return self._compile(jitted, shapes)
+
+    def lay_out(self, geometry: Geometry) -> PyTree:
+        """Asks the compiler how weights are to lie, judged by one geometry.
+
+        Returns:
+          A `Format` for each parameter; `weights` has them from now on.
+        """
+        formats = self.compile_laid(geometry).input_formats[0][0]
         self.weights = jax.tree.map(_laid, self.weights, formats)
         return formats
 
@@ -112,6 +119,25 @@ class Programs:
             for shape, dtype in zip(form.shapes, (jnp.int32, jnp.float32), strict=True)
         )
         return run, ints, floats
+
+
+def keep_compiled(folder: str) -> None:
+    """Lets JAX keep compiled programs in a folder, and find them there.
+
+    Raises:
+      ConfigError: The folder cannot be made.
+    """
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"compiled programs cannot be kept in {path}",
+            str(error),
+            "name a directory where you may write",
+        ) from None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def state_shapes(

@@ -5,45 +5,47 @@ the real TPU compiler. No TPU is needed and no weight is read.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from r1jax.command import Parser, whole
 from r1jax.config import ModelConfig
 from r1jax.config_hf import from_hf
+from r1jax.engine.programs import keep_compiled
 from r1jax.errors import CheckpointError, ConfigError, R1jaxError
 from r1jax.plan import keep, picture, program, recommend, report, slices, table
 from r1jax.presets import NAMES, preset
-from r1jax.quant import FORMS, PARTS, Scheme, scheme
+from r1jax.quant import FORMS, PARTS, scheme
 from r1jax.sharding import STRATEGIES
 from r1jax.weights import open_source
+from r1jax.weights.dtypes import chosen_scheme
 
 _BAD_INPUT = 2  # the exit code for what the user can put right
 _DTYPES = ("bfloat16", "float32", *FORMS)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that complains in three lines, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage and leaving."""
-        raise ConfigError(
-            message,
-            "the command line cannot be understood",
-            "see python -m r1jax.plan --help",
-        )
+# What says nothing when many slices are tried.
+_ONE_SLICE = (
+    "topology",
+    "strategy",
+    "data_parallel_size",
+    "tensor_parallel_size",
+    *(f"{part}_dtype" for part in PARTS),
+    "chunk",
+    "page_size",
+    "picture",
+    "compilation_cache",
+    "chip_hour_price",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plans, prints, and gives the exit code: 0 where it fits, 1 where it does not."""
     try:
         args = _parser().parse_args(arguments)
+        _check(args)
         if args.compilation_cache:
-            _check_chunk(args.chunk)
-            keep.use_cache(args.compilation_cache)
+            keep_compiled(args.compilation_cache)
         slices.prepare(args.topology)
         name, config = _model(args.source)
         if args.recommend:
@@ -60,18 +62,22 @@ def _plan(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
     if args.picture:
         picture.check()
     on = slices.describe(args.topology)
+    usual = "bfloat16" if on.generation else "float32"
+    dtype = args.dtype or usual
+    parts = (getattr(args, f"{part}_dtype") for part in PARTS)
+    plain, few = chosen_scheme(config, dtype, *parts, plain=usual)
     setup = program.make_setup(
         config,
         on,
         strategy=args.strategy,
         data=args.data_parallel_size,
         tensor=args.tensor_parallel_size,
-        scheme=_scheme(args, config),
-        dtype=None if args.dtype in FORMS else args.dtype,
+        scheme=few,
+        dtype=plain,
         context=args.context,
         page_size=args.page_size,
     )
-    plan = report.make_plan(name, args.dtype, setup, args.batch, args.chunk, _say)
+    plan = report.make_plan(name, dtype, setup, args.batch, args.chunk, _say)
     if args.json:
         print(json.dumps(plan.to_dict()))
     else:
@@ -81,6 +87,8 @@ def _plan(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
         _say(f"drew {args.picture}")
     if args.compilation_cache and plan.fits:
         _keep(args, plan)
+    elif args.compilation_cache:
+        _say("kept nothing: it does not fit")
     return 0 if plan.fits else 1
 
 
@@ -88,25 +96,41 @@ def _keep(args: argparse.Namespace, plan: report.Plan) -> None:
     """Compiles the server's steps into a cache, and says which server finds them."""
     rows = plan.batch // plan.setup.shards
     flags = keep.keep(plan.setup, rows, args.chunk, plan.pages, _say)
-    forms = {"dtype": args.dtype}
+    forms = {"dtype": plan.dtype}
     forms |= {f"{part}-dtype": getattr(args, f"{part}_dtype") for part in PARTS}
     words = [f"--{name} {form}" for name, form in forms.items() if form]
     words += [" ".join(flags), f"--compilation-cache {args.compilation_cache}"]
     _say(f"kept for: python -m r1jax.serve {args.source} {' '.join(words)}")
 
 
-def _check_chunk(chunk: int) -> None:
-    if not chunk:
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that would be ignored beside others."""
+    if args.compilation_cache and not args.chunk:
         raise ConfigError(
             "--chunk 0 with --compilation-cache",
             "a server also computes prompts",
             "give its --max-num-batched-tokens as --chunk",
         )
+    if args.json and args.chip_hour_price is not None:
+        raise ConfigError(
+            "--chip-hour-price with --json",
+            "prices are in the table alone",
+            "leave out one of them",
+        )
+    usual = vars(_parser().parse_args([]))
+    alone = [n for n in _ONE_SLICE if getattr(args, n) != usual[n]]
+    if args.recommend and alone:
+        names = ", ".join("--" + name.replace("_", "-") for name in alone)
+        raise ConfigError(
+            f"{names} with --recommend",
+            "it tries slices, strategies and meshes, and compiles decodes alone",
+            "leave it out, or plan the slice that is recommended",
+        )
 
 
 def _recommend(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
     """Ranks slices; of the dtype asked for, or of those that few chips take."""
-    few = ("int8", "fp8", "bfloat16") if args.dtype == "bfloat16" else (args.dtype,)
+    few = (args.dtype,) if args.dtype else ("int8", "fp8", "bfloat16")
     schemes = [(dtype, scheme(dtype, config.moe is not None)) for dtype in few]
     found = recommend.candidates(config, schemes, args.batch, args.context)
     _say(f"{len(found)} slices may hold it; compiling {args.recommend} at most")
@@ -119,21 +143,6 @@ def _recommend(args: argparse.Namespace, name: str, config: ModelConfig) -> int:
     else:
         _say("nothing that was tried fits")
     return 0 if plans else 1
-
-
-def _scheme(args: argparse.Namespace, config: ModelConfig) -> Scheme | None:
-    """Returns what is stored in few bits: of --dtype, and of the flags of its parts."""
-    found = scheme(args.dtype, config.moe is not None) or Scheme()
-    parts = {part: getattr(args, f"{part}_dtype") for part in PARTS}
-    parts = {part: form for part, form in parts.items() if form}
-    if parts.get("experts") and config.moe is None:
-        raise ConfigError(
-            f"--experts-dtype {parts['experts']}",
-            "the model has no experts",
-            "use --dense-dtype for its feed-forward layers",
-        )
-    found = dataclasses.replace(found, **parts)
-    return None if found == Scheme() else found
 
 
 def _say(line: str) -> None:
@@ -156,8 +165,8 @@ def _model(source: str) -> tuple[str, ModelConfig]:
         ) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         "python -m r1jax.plan",
         allow_abbrev=False,
         description=__doc__,
@@ -169,40 +178,28 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("where").add_argument
     add("--topology", default="v5e:8x8", metavar="SLICE", help=_TOPOLOGY)
     add("--strategy", choices=STRATEGIES, default="throughput", help=_STRATEGY)
-    add("--data-parallel-size", type=_whole(1), help="devices to cut sequences over")
-    add("--tensor-parallel-size", type=_whole(1), help="devices to cut heads over")
-    add("--recommend", type=_whole(1), metavar="N", help=_RECOMMEND)
+    add("--data-parallel-size", type=whole(1), help="devices to cut sequences over")
+    add("--tensor-parallel-size", type=whole(1), help="devices to cut heads over")
+    add("--recommend", type=whole(1), metavar="N", help=_RECOMMEND)
     add = parser.add_argument_group("what").add_argument
-    add("--dtype", choices=_DTYPES, default="bfloat16", help="weights (%(default)s)")
+    add("--dtype", choices=_DTYPES, help="of the weights; bfloat16, on a CPU float32")
     for part in PARTS:
-        add(f"--{part}-dtype", choices=FORMS, help=f"of {part} weights alone")
-    add("--batch", type=_whole(1), default=64, help="sequences at once (%(default)s)")
-    add("--context", type=_whole(2), default=2048, help="tokens of each (%(default)s)")
-    add("--chunk", type=_whole(0), default=512, help=_CHUNK)
+        add(f"--{part}-dtype", choices=_DTYPES, help=f"of {part} weights, if another")
+    add("--batch", type=whole(1), default=64, help="sequences at once (%(default)s)")
+    add("--context", type=whole(2), default=2048, help="tokens of each (%(default)s)")
+    add("--chunk", type=whole(0), default=512, help=_CHUNK)
     add(
         "--page-size",
-        type=_whole(1),
+        type=whole(1),
         default=128,
         help="tokens in a page (%(default)s)",
     )
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object instead of the table")
     add("--picture", type=Path, metavar="FILE.png", help="memory and limits, drawn")
-    add("--compilation-cache", type=Path, metavar="DIR", help=_KEEP)
+    add("--compilation-cache", metavar="DIR", help=_KEEP)
     add("--chip-hour-price", type=float, metavar="PRICE", help=_PRICE)
     return parser
-
-
-def _whole(low: int) -> Callable[[str], int]:
-    """Makes a type for integers from `low`."""
-
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if number < low:
-            raise argparse.ArgumentTypeError(f"{number} is less than {low}")
-        return number
-
-    return whole_number
 
 
 _SOURCE = (

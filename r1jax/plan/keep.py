@@ -7,7 +7,6 @@ the program, which is the same, its options, the versions, and the topology.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,12 +16,6 @@ from r1jax.engine.programs import Programs, state_shapes
 from r1jax.engine.scheduler import Shapes
 from r1jax.plan.program import Setup
 from r1jax.typing import PyTree
-
-
-def use_cache(folder: Path) -> None:
-    """Lets JAX keep every compiled program in a folder, as a server does."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.expanduser()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def keep(
@@ -46,8 +39,8 @@ def keep(
     """
     slots = setup.shards * rows
     small = state_shapes(setup.config, slots, setup.target.placement)
-    shapes = (setup.weights, setup.pools(pages * setup.page_step), *small)
-    weights, *state = _laid_out(setup, shapes)
+    shapes = (setup.weights, setup.pools(pages), *small)
+    weights, *state = _laid_out(setup, setup.placed(shapes))
     programs = Programs(
         setup.config, setup.target, setup.columns, weights, tuple(state)
     )
@@ -67,8 +60,7 @@ def keep(
 
 def _laid_out(setup: Setup, shapes: PyTree) -> PyTree:
     """Gives shapes the layouts that arrays have when nobody asks for others."""
-    one = jax.sharding.SingleDeviceSharding(setup.on.devices[0])
-    places = jax.tree.map(lambda x: x.sharding or one, shapes)
+    places = jax.tree.map(lambda x: x.sharding, shapes)
 
     def zeros() -> PyTree:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -1,22 +1,18 @@
 """Compiles the engine's steps ahead of time for a slice, from shapes alone."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Format, Layout
-from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
 
 from r1jax import cache, model, parameters, sharding
 from r1jax.cache import Geometry
 from r1jax.config import MlaConfig, ModelConfig
-from r1jax.engine import steps
-from r1jax.engine.packing import Form
+from r1jax.engine.programs import Programs, state_shapes
 from r1jax.errors import ConfigError, ShardingError
 from r1jax.plan.slices import Slice
 from r1jax.quant import Scheme
@@ -48,65 +44,55 @@ class Setup:
     context: int
 
     @property
+    def shards(self) -> int:
+        """Into how many parts sequences are cut."""
+        return cache.shares(self.config, self.target)[0]
+
+    @property
     def segments(self) -> int:
         """Over how many devices each sequence's cache is cut."""
-        p = self.target.placement
-        return math.prod(p.mesh.shape[axis] for axis in p.segment_axes) if p else 1
+        return cache.shares(self.config, self.target)[1]
 
     @property
     def columns(self) -> int:
         """Pages of a context at its longest, in equal segments of each device."""
-        pages = -(-self.context // self.page_size)
-        return -(-pages // self.segments) * self.segments
-
-    @property
-    def shards(self) -> int:
-        """Into how many parts sequences are cut."""
-        p = self.target.placement
-        return p.devices("rows") if p else 1
+        segment = -(-self.context // (self.page_size * self.segments))
+        return segment * self.segments
 
     @property
     def page_step(self) -> int:
         """By how many pages a cache grows: one on each device that holds others."""
-        p, latent = self.target.placement, isinstance(self.config.attention, MlaConfig)
-        return p.devices("latent_pages" if latent else "pages") if p else 1
+        return self.shards * self.segments
 
-    def pools(self, pages: int) -> dict[str, Any]:
-        """Returns the shapes of a cache of so many pages in the whole slice."""
-        target, made = self.target, {}
-        each = cache.pool_shapes(self.config, self.page_size, target.kernels)
-        for name, page in each.items():
-            size = (self.config.layers, pages, *page)
-            where = self._place(functools.partial(cache.pool_spec, name, size))
-            made[name] = jax.ShapeDtypeStruct(size, self.dtype, sharding=where)
-        return made
+    def pools(self, each: int) -> dict[str, Any]:
+        """Returns the shapes of a cache of so many pages on each device."""
+        made = cache.abstract_pools(
+            self.config, each, self.page_size, self.dtype, self.target
+        )
+        return self.placed(made)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights on each device."""
+        return sum(map(sharding.local_bytes, jax.tree.leaves(self.weights)))
 
     def step_bytes(self) -> int:
         """Returns the bytes that `page_step` pages more take on each device."""
-        return sum(local_bytes(pool) for pool in self.pools(self.page_step).values())
+        return cache.page_bytes(self.config, self.page_size, self.dtype, self.target)
 
     def token_bytes(self) -> float:
         """Returns the bytes of cache that a token takes on each device, on average."""
         return self.step_bytes() / (self.page_step * self.page_size)
 
-    def array(
-        self, axes: Sequence[str | None], size: Sequence[int], dtype: Any = jnp.int32
-    ) -> jax.ShapeDtypeStruct:
-        """Returns the shape of one array of a step, placed."""
-        where = self._place(lambda p: p.spec(axes, size))
-        return jax.ShapeDtypeStruct(tuple(size), dtype, sharding=where)
-
-    def _place(self, spec: Callable[[Placement], Any]) -> Any:
-        placement = self.target.placement
-        if placement is None:
-            return SingleDeviceSharding(self.on.devices[0])
-        return NamedSharding(placement.mesh, spec(placement))
-
-
-def local_bytes(leaf: Any) -> int:
-    """Returns the bytes of an array on each device."""
-    bits = jax.dtypes.itemsize_bits(leaf.dtype)
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * bits // 8
+    def placed(self, shapes: PyTree) -> Any:
+        """Says of shapes without a mesh on which device they are."""
+        one = SingleDeviceSharding(self.on.devices[0])
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=x.sharding or one
+            ),
+            shapes,
+        )
 
 
 def make_setup(
@@ -217,33 +203,23 @@ def _weights(
     )
 
 
-def compile_step(setup: Setup, geometry: Geometry, pages: int, slots: int) -> Any:
+def compile_step(setup: Setup, geometry: Geometry, each: int, slots: int) -> Any:
     """Compiles the engine's step as the engine does: weights as the compiler lays them.
 
     Args:
       setup: The model on its slice.
       geometry: The step, on one shard.
-      pages: Of the cache, in the whole slice.
+      each: Pages of the cache on each device.
       slots: Sequences that run at once, in the whole slice.
 
     Raises:
       ConfigError: The compiler refuses the step; with its reason.
     """
-    form = Form(geometry, setup.columns, setup.shards)
-    run = functools.partial(steps.run_step, setup.config, form, setup.target)
-    arguments = (setup.weights, setup.pools(pages), *_state(setup, form, slots))
-    where = jax.tree.map(lambda x: x.sharding, arguments)
-    laid = jax.tree.map(lambda w: Format(Layout.AUTO, w), where[0])
-    plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    jitted = jax.jit(run, in_shardings=(laid, *where[1:]), donate_argnums=(1, 2))
-    platform = "tpu" if setup.on.generation else "cpu"
-    options = steps.CPU_OPTIONS if setup.target.form == "cpu" else {}
-    p = setup.target.placement
+    small = state_shapes(setup.config, slots, setup.target.placement)
+    state = setup.placed((setup.pools(each), *small))
+    programs = Programs(setup.config, setup.target, setup.columns, setup.weights, state)
     try:
-        # Kernels ask the mesh what they are compiled for.
-        with jax.set_mesh(p.mesh) if p else jax.default_device(setup.on.devices[0]):
-            lowered = jitted.trace(*plain).lower(lowering_platforms=(platform,))
-            return lowered.compile(compiler_options=options)
+        return programs.compile_laid(geometry)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
             f"a step of {geometry.decodes} decodes and {geometry.chunks} chunks of "
@@ -257,18 +233,3 @@ def _reason(message: str) -> str:
     """Returns the telling line of a compiler's message."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return next((line for line in lines if "exceed" in line.lower()), lines[0])[:300]
-
-
-def _state(setup: Setup, form: Form, slots: int) -> tuple[Any, ...]:
-    """Returns the shapes of a step's arguments behind weights and cache."""
-    ints, floats = form.shapes
-    table = (slots, setup.config.vocab_size)
-    return (
-        setup.array((None,), (slots,)),
-        {
-            "prompt": setup.array(("rows", "vocab"), table, jnp.bool_),
-            "answer": setup.array(("rows", "vocab"), table),
-        },
-        setup.array((None,), ints),
-        setup.array((None, None), floats, jnp.float32),
-    )

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-import jax
-
 from r1jax.cache import Geometry
 from r1jax.errors import ConfigError
 from r1jax.plan import collectives, hlo
 from r1jax.plan.calibration import CALIBRATION
 from r1jax.plan.collectives import Collective
 from r1jax.plan.floors import Floor, floor_of
-from r1jax.plan.program import Setup, compile_step, local_bytes
+from r1jax.plan.program import Setup, compile_step
 from r1jax.plan.work import Work, work_of
 
 _GIB = 2**30
@@ -224,13 +222,14 @@ def may_hold(setup: Setup, batch: int) -> bool:
     """Tells from shapes alone whether a batch at its context may fit."""
     generation = setup.on.generation
     assert generation is not None
-    weights = sum(local_bytes(leaf) for leaf in jax.tree.leaves(setup.weights))
     pages = -(-batch * setup.columns // setup.page_step) + 1
-    return weights + pages * setup.step_bytes() <= generation.hbm * (1 - _SPARE)
+    return setup.weight_bytes + pages * setup.step_bytes() <= generation.hbm * (
+        1 - _SPARE
+    )
 
 
 def _pages(setup: Setup) -> int:
-    """Returns a size of the cache that leaves some room for what is not known yet.
+    """Returns each device's pages, so that some room is left for what is not known yet.
 
     Raises:
       ConfigError: The weights alone leave none for one sequence.
@@ -238,19 +237,18 @@ def _pages(setup: Setup) -> int:
     least = setup.columns // setup.segments + 1
     generation = setup.on.generation
     if generation is None:
-        return setup.page_step * least
-    weights = sum(local_bytes(leaf) for leaf in jax.tree.leaves(setup.weights))
-    left = generation.hbm - weights
+        return least
+    left = generation.hbm - setup.weight_bytes
     if left < least * setup.step_bytes():
         raise ConfigError(
             f"no room for a sequence of {setup.context:,} tokens on {setup.on.name}",
-            f"weights take {weights / _GIB:.2f} GiB of each device's "
+            f"weights take {setup.weight_bytes / _GIB:.2f} GiB of each device's "
             f"{generation.hbm / _GIB:.2f}, and it needs "
             f"{least * setup.step_bytes() / _GIB:.2f}",
             "choose a larger slice, fewer bits, or a shorter context",
         )
     spare = int((left - generation.hbm * _SPARE) / setup.step_bytes())
-    return setup.page_step * max(least, spare)
+    return max(least, spare)
 
 
 def _rows(setup: Setup, batch: int) -> int:
@@ -279,15 +277,14 @@ def _moved(g: Geometry) -> int:
 
 def _memory(setup: Setup, compiled: Sequence[Any], pages: int) -> Memory:
     seen = [program.memory_analysis() for program in compiled]
-    pool = sum(local_bytes(leaf) for leaf in setup.pools(pages).values())
-    weights = sum(local_bytes(leaf) for leaf in jax.tree.leaves(setup.weights))
+    pool = pages * setup.step_bytes()
     held = max(one.argument_size_in_bytes for one in seen) - pool
     code = sum(one.generated_code_size_in_bytes for one in seen)
     on = setup.on
     return Memory(
         usable=on.generation.hbm if on.generation else None,
-        weights=weights,
-        state=held - weights + code,
+        weights=setup.weight_bytes,
+        state=held - setup.weight_bytes + code,
         temporaries=max(one.temp_size_in_bytes for one in seen),
         token=setup.token_bytes(),
         unit=setup.step_bytes(),

@@ -13,7 +13,8 @@ import jax
 
 from r1jax.cache import Geometry
 from r1jax.config import MlaConfig, MoeConfig
-from r1jax.plan.program import Setup, local_bytes
+from r1jax.plan.program import Setup
+from r1jax.sharding import local_bytes
 
 
 @dataclass(frozen=True)

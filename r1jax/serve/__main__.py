@@ -18,6 +18,7 @@ import jax
 import uvicorn
 
 from r1jax import hosts
+from r1jax.engine.programs import keep_compiled
 from r1jax.errors import ConfigError, R1jaxError
 from r1jax.llm import LLM
 from r1jax.load import load
@@ -102,7 +103,8 @@ def _follow(args: argparse.Namespace, others: hosts.Hosts) -> int:
 
 def _load(args: argparse.Namespace, others: hosts.Hosts | None) -> LLM:
     given = {name: getattr(args, name) for name in _LOAD_FLAGS}
-    _keep_compiled(args.compilation_cache)
+    if args.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        keep_compiled(args.compilation_cache)
     data, tensor = args.data_parallel_size, args.tensor_parallel_size
     if data or tensor:
         alone = jax.device_count() // (data or 1) if others else 1
@@ -236,14 +238,6 @@ def invite(options: ServeOptions, address: Sequence[Any]) -> str:
         f"{'listening':<12}{url}\n\ntry:  curl {url}/chat/completions{key} "
         f"-H 'Content-Type: application/json' -d '{body}'\n"
     )
-
-
-def _keep_compiled(folder: str) -> None:
-    """Lets JAX keep compiled programs, unless its own setting says where already."""
-    if folder and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        path = str(Path(folder).expanduser())
-        jax.config.update("jax_compilation_cache_dir", path)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _name(source: str | None) -> str:

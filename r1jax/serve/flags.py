@@ -1,71 +1,57 @@
 """The flags of `python -m r1jax.serve`, named as vLLM's where the thing is the same."""
 
 import argparse
-from collections.abc import Callable
-from typing import NoReturn
 
-from r1jax.errors import ConfigError
+from r1jax.command import Parser, whole
 from r1jax.quant import PARTS
 from r1jax.sharding import STRATEGIES
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that complains in three lines, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage and leaving."""
-        raise ConfigError(
-            message,
-            "the command line cannot be understood",
-            "see python -m r1jax.serve --help",
-        )
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Builds the parser, with its help."""
-    parser = _Parser("python -m r1jax.serve", allow_abbrev=False, description=_ABOUT)
+    parser = Parser("python -m r1jax.serve", allow_abbrev=False, description=_ABOUT)
     parser.add_argument("source", nargs="?", metavar="SOURCE", help=_SOURCE)
     add = parser.add_argument_group("server").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     add(
         "--port",
-        type=_whole(0, 65535),
+        type=whole(0, 65535),
         default=8000,
         help="0 takes a free one (%(default)s)",
     )
     add("--served-model-name", nargs="+", metavar="NAME", help="names for clients")
     add("--api-key", nargs="+", metavar="KEY", help="keys, one of which is required")
-    add("--max-body-bytes", type=_whole(1), default=16 * 2**20, help=_BODY)
-    add("--max-num-queued-reqs", type=_whole(1), default=1024, help=_QUEUE)
-    add("--sse-keep-alive-interval", type=_whole(0), default=15, help=_BEAT)
-    add("--shutdown-timeout", type=_whole(0), default=5, help=_DRAIN)
+    add("--max-body-bytes", type=whole(1), default=16 * 2**20, help=_BODY)
+    add("--max-num-queued-reqs", type=whole(1), default=1024, help=_QUEUE)
+    add("--sse-keep-alive-interval", type=whole(0), default=15, help=_BEAT)
+    add("--shutdown-timeout", type=whole(0), default=5, help=_DRAIN)
     levels = ("critical", "error", "warning", "info", "debug")
     add("--uvicorn-log-level", choices=levels, default="warning", help="(%(default)s)")
     add = parser.add_argument_group("processes", _PROCESSES).add_argument
     add("--coordinator", metavar="HOST:PORT", help="where process 0 meets the others")
-    add("--num-processes", type=_whole(1), help="how many processes there are")
-    add("--process-id", type=_whole(0), help="which one this is, from 0")
-    add("--initialization-timeout", type=_whole(1), default=300, help=_MEET)
+    add("--num-processes", type=whole(1), help="how many processes there are")
+    add("--process-id", type=whole(0), help="which one this is, from 0")
+    add("--initialization-timeout", type=whole(1), default=300, help=_MEET)
     add = parser.add_argument_group("engine").add_argument
     add("--dtype", help="of the weights: bfloat16, float32, int8, fp8, int4, ...")
     for part in PARTS:
         add(f"--{part}-dtype", metavar="DTYPE", help=f"of {part} weights, if another")
-    add("--max-model-len", type=_whole(2), help="longest context, in tokens")
-    add("--max-num-seqs", type=_whole(1), help="sequences that run at once")
-    add("--max-num-batched-tokens", type=_whole(1), help="tokens of a prefill step")
-    add("--page-size", type=_whole(1), help="tokens in a page of the cache")
+    add("--max-model-len", type=whole(2), help="longest context, in tokens")
+    add("--max-num-seqs", type=whole(1), help="sequences that run at once")
+    add("--max-num-batched-tokens", type=whole(1), help="tokens of a prefill step")
+    add("--page-size", type=whole(1), help="tokens in a page of the cache")
     add("--kernels", action=argparse.BooleanOptionalAction, help=_KERNELS)
-    add("--tensor-parallel-size", type=_whole(1), help="devices to cut the model over")
+    add("--tensor-parallel-size", type=whole(1), help="devices to cut the model over")
     add("--strategy", choices=STRATEGIES, help=_STRATEGY)
     add(
         "--data-parallel-size",
-        type=_whole(1),
+        type=whole(1),
         help="sets of devices, a part of the sequences each",
     )
-    add("--redundant-experts", type=_whole(1), metavar="R", help=_COPIES)
+    add("--redundant-experts", type=whole(1), metavar="R", help=_COPIES)
     add("--expert-loads", metavar="FILE", help=_LOADS)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
-    add("--num-pages", type=_whole(2), help="pages in the cache")
+    add("--num-pages", type=whole(2), help="pages in the cache")
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
     add("--seed", type=int, help="for random weights, and for requests without one")
     return parser
@@ -93,16 +79,3 @@ _BODY = "longest request body (%(default)s)"
 _QUEUE = "sequences that may wait before new requests get 503 (%(default)s)"
 _BEAT = "seconds of silence before a stream sends a comment, 0 for none (%(default)s)"
 _DRAIN = "seconds that running requests are given when stopping (%(default)s)"
-
-
-def _whole(low: int, high: int = 2**62) -> Callable[[str], int]:
-    """Makes a type for integers from `low` to `high`."""
-
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if low <= number <= high:
-            return number
-        bound = f"less than {low}" if number < low else f"more than {high}"
-        raise argparse.ArgumentTypeError(f"{number} is {bound}")
-
-    return whole_number

@@ -41,11 +41,6 @@ class Partial(NamedTuple):
     total: Array
 
 
-def is_scaled(pool: Pool) -> bool:
-    """Tells whether entries are kept as int8 with a scale."""
-    return pool.scales is not None
-
-
 def quantise(entries: Array, parts: int, dtype: jnp.dtype) -> tuple[Array, Array]:
     """Returns int8 entries [..., K, E] and scales [..., parts K] of float entries.
 
