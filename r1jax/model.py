@@ -15,7 +15,7 @@ from r1jax import quant
 from r1jax.cache import Batch, Context, Pools
 from r1jax.config import ModelConfig
 from r1jax.layers.block import Block
-from r1jax.layers.linear import Stacked, Turned, project
+from r1jax.layers.linear import Stacked, Turned, project, turn, turn_back
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.rope import Rotation, rotation
 from r1jax.quant import QArray
@@ -190,7 +190,7 @@ def for_cpu(params: PyTree) -> PyTree:
         names = tuple(k.key for k in path)
         if isinstance(leaf, QArray):
             stacked = int(names[-2] == "experts")
-            few = quant.turn(leaf, quant.summed_axis(names), stacked)
+            few = turn(leaf, quant.summed_axis(names), stacked)
             return Turned(jax.tree.map(jnp.asarray, few))
         if names[-2:] == ("router", "kernel"):
             return jnp.asarray(leaf)
@@ -227,7 +227,7 @@ def from_cpu(arranged: PyTree, like: PyTree) -> PyTree:
             return jax.tree.map(jnp.asarray, leaf)
         if isinstance(leaf.array, QArray):
             names = tuple(k.key for k in path)
-            return quant.turn_back(leaf.array, quant.summed_axis(names), shape)
+            return turn_back(leaf.array, quant.summed_axis(names), shape)
         return jnp.swapaxes(leaf.array, -1, -2).reshape(shape.shape)
 
     def mapped(shapes: PyTree, tree: PyTree) -> PyTree:

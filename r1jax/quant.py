@@ -11,7 +11,6 @@ from typing import Any
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r1jax.errors import ConfigError, ShardingError
@@ -173,48 +172,6 @@ def scaling_of(array: QArray, summed: int) -> Scaling:
     kind = dequant.FORMS[array.form].scaling
     assert kind is not None
     return Scaling(kind.depth, 1) if summed == -1 else kind
-
-
-def turn(array: QArray, summed: int, stacked: int) -> QArray:
-    """Lays matrices as one, [*stacked, outputs, inputs].
-
-    Scales become [*stacked, outputs], or one for each block of an output's inputs: the
-    last blocks of columns of two matrices need not fit together.
-
-    Args:
-      array: Of the layout that `QArray` describes.
-      summed: The axis of the inputs, counted from the end.
-      stacked: How many leading axes stay.
-    """
-
-    def joined(part: Any) -> Any:
-        moved = jnp.moveaxis(part, summed, -1)
-        return moved.reshape(*part.shape[:stacked], -1, moved.shape[-1])
-
-    values, scales = joined(array.values), array.scales
-    if scales.ndim < array.values.ndim:
-        return QArray(values, scales.reshape(*scales.shape[:stacked], -1))
-    width, columns = scaling_of(array, summed).width, array.values.shape[-1]
-    each = jnp.repeat(scales, width, axis=-1)[..., :columns]
-    return QArray(values, joined(each))
-
-
-def turn_back(array: QArray, summed: int, like: QArray) -> QArray:
-    """Undoes `turn`; `like` has the shapes."""
-
-    def parted(part: Any, shape: Sequence[int]) -> Any:
-        moved = list(shape)
-        moved.append(moved.pop(summed))
-        return jnp.moveaxis(part.reshape(moved), -1, summed)
-
-    shape, scales = like.values.shape, array.scales
-    values = parted(array.values, shape)
-    if len(like.scales.shape) < len(shape):
-        return QArray(values, scales.reshape(like.scales.shape))
-    depth = like.scales.shape[summed]
-    each = [depth if i == len(shape) + summed else n for i, n in enumerate(shape)]
-    width = scaling_of(like, summed).width
-    return QArray(values, parted(scales, each)[..., ::width])
 
 
 def quantise_leaf(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from r1jax import quant
 from r1jax.pallas.quant_matmul import quant_matmul
 from r1jax.quant import QArray, check_cuts, factors
 from r1jax.target import Target
@@ -184,6 +185,48 @@ def reduce_together(operands: Sequence[Array], axes: tuple[int, ...]) -> list[Ar
         return [p + q for p, q in zip(a, b, strict=True)]
 
     return list(jax.lax.reduce(list(operands), zeros, add, axes))
+
+
+def turn(array: QArray, summed: int, stacked: int) -> QArray:
+    """Lays matrices as one, [*stacked, outputs, inputs].
+
+    Scales become [*stacked, outputs], or one for each block of an output's inputs: the
+    last blocks of columns of two matrices need not fit together.
+
+    Args:
+      array: Of the layout that `QArray` describes.
+      summed: The axis of the inputs, counted from the end.
+      stacked: How many leading axes stay.
+    """
+
+    def joined(part: Any) -> Any:
+        moved = jnp.moveaxis(part, summed, -1)
+        return moved.reshape(*part.shape[:stacked], -1, moved.shape[-1])
+
+    values, scales = joined(array.values), array.scales
+    if scales.ndim < array.values.ndim:
+        return QArray(values, scales.reshape(*scales.shape[:stacked], -1))
+    width, columns = quant.scaling_of(array, summed).width, array.values.shape[-1]
+    each = jnp.repeat(scales, width, axis=-1)[..., :columns]
+    return QArray(values, joined(each))
+
+
+def turn_back(array: QArray, summed: int, like: QArray) -> QArray:
+    """Undoes `turn`; `like` has the shapes."""
+
+    def parted(part: Any, shape: Sequence[int]) -> Any:
+        moved = list(shape)
+        moved.append(moved.pop(summed))
+        return jnp.moveaxis(part.reshape(moved), -1, summed)
+
+    shape, scales = like.values.shape, array.scales
+    values = parted(array.values, shape)
+    if len(like.scales.shape) < len(shape):
+        return QArray(values, scales.reshape(like.scales.shape))
+    depth = like.scales.shape[summed]
+    each = [depth if i == len(shape) + summed else n for i, n in enumerate(shape)]
+    width = quant.scaling_of(like, summed).width
+    return QArray(values, parted(scales, each)[..., ::width])
 
 
 class Projection(nn.Module):

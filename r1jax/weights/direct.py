@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental.layout import Format
 
+from r1jax import sharding
 from r1jax.quant import QArray, Scheme
 from r1jax.typing import PyTree
 from r1jax.weights.files import aligned
@@ -84,5 +85,4 @@ def _put(array: np.ndarray, place: Any) -> Any:
         return array
     if isinstance(place, Format):
         return jax.device_put(array, place)
-    # Unlike `device_put` also over the devices of several processes.
-    return jax.make_array_from_callback(array.shape, place, lambda cut: array[cut])
+    return sharding.put(array, place)

@@ -1,10 +1,9 @@
-"""Units of few bits: rounded, passed on as released, and undone.
+"""Units of few bits: passed on as released, and undone.
 
 A quantised kernel is a matrix of inputs and outputs, the transpose of the tensor that
 Hugging Face's names mean, so its blocks are the release's blocks transposed.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,31 +11,6 @@ import numpy as np
 from r1jax import quant
 from r1jax.quant import QArray
 from r1jax.weights.names import Path, Piece
-
-_AT_ONCE = 2**18  # values that are rounded at once, in whole blocks
-_BLOCK = 128  # columns that may share a scale
-
-
-def quantised(
-    path: Path, unit: np.ndarray, form: str, values: np.ndarray, scales: np.ndarray
-) -> None:
-    """Rounds a filled unit, some columns at a time.
-
-    Args:
-      path: The leaf.
-      unit: Its unit, not yet laid as matrices.
-      form: One of `quant.FORMS`.
-      values: Is filled with the values.
-      scales: Is filled with the scales.
-    """
-    wide = quant.as_matrices(path, unit)
-    step = _AT_ONCE // math.prod(wide.shape[:-1]) // _BLOCK * _BLOCK or _BLOCK
-    for start in range(0, wide.shape[-1], step):
-        columns = wide[..., start : start + step]
-        few = quant.quantise(columns, quant.summed_axis(path), form)
-        values[..., start : start + step] = few.values
-        first = start // quant.scaling_of(few, quant.summed_axis(path)).width
-        scales[..., first : first + few.scales.shape[-1]] = few.scales
 
 
 def block_scales(path: Path, scales: np.ndarray, piece: Piece) -> np.ndarray:

@@ -122,10 +122,10 @@ class Leaf:
         """Returns what is stored of a filled unit."""
         if self.form is None:
             return (filled,)
-        values, scales = (np.empty(a.unit_shape, a.dtype) for a in self.arrays)
         if not self.passed_on:
-            few_bits.quantised(self.path, filled, self.form, values, scales)
-            return values, scales
+            few = quant.quantise_leaf(self.path, filled, self.form)
+            return np.asarray(few.values), np.asarray(few.scales)
+        values, scales = (np.empty(a.unit_shape, a.dtype) for a in self.arrays)
         values[...] = quant.as_matrices(self.path, filled)
         for piece in unit.pieces:
             inside = dataclasses.replace(piece, index=piece.index[len(unit.index) :])
