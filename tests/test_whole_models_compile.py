@@ -1,6 +1,5 @@
 """The real TPU compiler takes whole steps of real models, and finds kernels in them."""
 
-import functools
 import math
 import re
 
@@ -13,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from r1jax import cache, model, parameters, quant, sharding
 from r1jax.cache import Batch, Geometry
-from r1jax.engine import packing, steps
+from r1jax.engine.programs import Programs, state_shapes
 from r1jax.presets import preset
 from r1jax.target import target_for
 from tests.pallas.tpu import devices, needs_compiler
@@ -121,23 +120,10 @@ def engine_step(name, topology, data, tensor, g, few_bits=False):
     config = preset(name)
     target = slice_of(config, topology, data, tensor)
     pool = pools(config, target, 256)
-    everywhere = functools.partial(shape, target)
-    form = packing.Form(g, COLUMNS, data)
-    vocabulary = (form.rows, config.vocab_size)
-    ints, floats = form.shapes
-    arguments = (
-        weights(config, target, few_bits),
-        pool,
-        everywhere((None,), (form.rows,)),
-        {
-            "prompt": everywhere(("rows", "vocab"), vocabulary, jnp.bool_),
-            "answer": everywhere(("rows", "vocab"), vocabulary),
-        },
-        everywhere((None,), ints),
-        everywhere((None, None), floats, jnp.float32),
-    )
-    run = functools.partial(steps.run_step, config, form, target)
-    program = compiled(run, target, *arguments)
+    small = state_shapes(config, data * g.rows, target.placement)
+    held = weights(config, target, few_bits)
+    programs = Programs(config, target, COLUMNS, held, (pool, *small))
+    program = programs.compile_laid(g)
     return program, next(iter(pool.values())), config.attention.heads
 
 
