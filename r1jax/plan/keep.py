@@ -37,6 +37,8 @@ def keep(
     Returns:
       The flags of the server that finds them.
     """
+    # All of them, also what takes a moment here and may take longer there.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     slots = setup.shards * rows
     small = state_shapes(setup.config, slots, setup.target.placement)
     shapes = (setup.weights, setup.pools(pages), *small)
