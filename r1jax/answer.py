@@ -30,6 +30,19 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class ToolDelta:
+    """What was added to one tool call: its id and name at first, then arguments.
+
+    `arguments` is a piece of JSON text; the pieces of one `index` join to an object.
+    """
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Delta:
     """What one event added to an answer. `finish` is set on the last one only."""
 
@@ -39,6 +52,7 @@ class Delta:
     reasoning_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
+    tool_calls: tuple[ToolDelta, ...] = ()
 
 
 class AnswerBuilder:

@@ -31,9 +31,18 @@ class SamplingParams:
       max_tokens: Most tokens to answer with; None goes on to the context's end.
       stop_token_ids: Tokens that end the answer, beside the model's own.
       ignore_eos: Goes on after the model's own end tokens.
+      min_tokens: Neither the model's end tokens nor `stop_token_ids` are chosen
+        before the answer has this many tokens.
+      logit_bias: (token, number added to its logit) pairs, before penalties.
+      allowed_token_ids: The only tokens that may be chosen; None allows all.
+      bad_words: Token sequences of which none may be completed.
+      priority: Requests of a lower number are served first; the order of arrival
+        decides among equals.
       logprobs: None for no log-probabilities; otherwise each token comes with its
         own and with those of this many (0 to 20) likeliest ones. They are of the
         model's distribution before penalties and temperature.
+      prompt_logprobs: The same of the prompt's tokens, which come with the first
+        event. With it max_tokens may be 0: the prompt is only judged.
     """
 
     temperature: float = 0.6
@@ -47,7 +56,13 @@ class SamplingParams:
     max_tokens: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    min_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses values outside their range.
@@ -88,6 +103,9 @@ class SamplingParams:
                 )
 
 
+PromptLogprob = tuple[int, float | None, tuple[tuple[int, float], ...]]
+
+
 @dataclass(frozen=True)
 class Event:
     """One token of one request, or its end; the last event, and only it, has `finish`.
@@ -97,6 +115,10 @@ class Event:
       token: The token's id; None where the request ended without a new one.
       logprob: The token's log-probability, where asked for.
       top_logprobs: (id, log-probability) of the likeliest tokens, likeliest first.
+      cached_tokens: Prompt tokens that were found in the cache; on the first event.
+      prompt: (token, log-probability, likeliest ones) of each of the prompt's tokens
+        where `prompt_logprobs` asks for them; on the first event. The first token has
+        no log-probability.
       finish: "stop" (an end token, which is this event's token), "length" (max_tokens
         or the context is full), "abort" (cancelled), "error".
       error: What went wrong, with finish "error".
@@ -106,6 +128,8 @@ class Event:
     token: int | None = None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    cached_tokens: int = 0
+    prompt: tuple[PromptLogprob, ...] = ()
     finish: str | None = None
     error: str | None = None
 
@@ -120,6 +144,10 @@ class EngineOptions:
       max_num_batched_tokens: Prompt tokens of one step (the longest chunk), on each.
       page_size: Tokens in a page.
       num_pages: Pages in each device's pool, page 0 included; None lets `load` decide.
+      prefix_caching: Whether pages of tokens that begin a later request are kept.
+      draft: How tokens are guessed ahead: "mtp" by the model's own prediction layer,
+        "ngram" by what followed the same tokens earlier; None guesses none.
+      num_draft_tokens: How many are guessed at once.
     """
 
     max_model_len: int
@@ -127,6 +155,9 @@ class EngineOptions:
     max_num_batched_tokens: int = 512
     page_size: int = 128
     num_pages: int | None = None
+    prefix_caching: bool = True
+    draft: str | None = None
+    num_draft_tokens: int = 1
 
     def __post_init__(self) -> None:
         """Refuses sizes below one.
@@ -145,7 +176,12 @@ class EngineOptions:
 
 @dataclass
 class EngineStats:
-    """Counters and gauges of a running engine, all in requests, pages or tokens."""
+    """Counters and gauges of a running engine, all in requests, pages or tokens.
+
+    `prefix_queries` counts prompt tokens that were looked for in the cache, and
+    `prefix_hits` those that were found; `drafted` counts tokens that were guessed
+    ahead, and `accepted` those that were right.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -154,6 +190,10 @@ class EngineStats:
     preemptions: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    drafted: int = 0
+    accepted: int = 0
     steps: int = 0
     finished: dict[str, int] = field(default_factory=dict)
 

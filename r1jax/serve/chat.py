@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from r1jax.answer import AnswerBuilder, Delta, TokenLogprob
+from r1jax.serve.chat_request import ChatRequest
 from r1jax.serve.errors import bad_request
 from r1jax.serve.generation import Choice
 from r1jax.serve.job import Job, check_length, finite, identity
-from r1jax.serve.protocol import ChatRequest
 from r1jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
