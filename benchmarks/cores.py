@@ -33,6 +33,21 @@ def process_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
+def family_seconds(pid: int) -> float:
+    """Returns the same of a process and of all that it started and that live."""
+    seconds, below = 0.0, {pid}
+    found = sorted(int(each.name) for each in Path("/proc").glob("[0-9]*"))
+    for each in found:
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        if each in below or int(fields[1]) in below:
+            below.add(each)
+            seconds += (int(fields[11]) + int(fields[12])) / _TICK
+    return seconds
+
+
 def busy_share(cores: Sequence[int], seconds: float = 0.3) -> float:
     """Returns the share of the cores' time that is in use just now."""
     start = busy_seconds(cores)
