@@ -284,7 +284,8 @@ class Engine:
             if flying is not None:
                 self._emit(flying)
             flying = ahead
-            self._note(plan)
+            self._stats.steps += plan is not None
+            self._note()
         if self.failure:
             return
         for sequence, on_event in self._everything():
@@ -348,9 +349,10 @@ class Engine:
             del self._seeds[sequence.id]
         finished = self._stats.finished
         finished[str(event.finish)] = finished.get(str(event.finish), 0) + 1
+        self._note()  # whoever hears the last event finds nothing running
         on_event(event)
 
-    def _note(self, plan: Plan | None) -> None:
+    def _note(self) -> None:
         stats, scheduler = self._stats, self._scheduler
         stats.running = len(scheduler.running)
         stats.waiting = len(scheduler.waiting)
@@ -358,4 +360,3 @@ class Engine:
         stats.preemptions = scheduler.preemptions
         stats.prefix_queries = scheduler.prefix_queries
         stats.prefix_hits = scheduler.prefix_hits
-        stats.steps += plan is not None
