@@ -47,6 +47,7 @@ def load(
     max_num_batched_tokens: int = 512,
     page_size: int = 128,
     num_pages: int | None = None,
+    prefix_caching: bool = True,
     memory_utilization: float | None = None,
     redundant_experts: int = 0,
     expert_loads: str | os.PathLike[str] | None = None,
@@ -81,6 +82,8 @@ def load(
       page_size: Tokens in a page of the cache.
       num_pages: Pages in the cache of each device; by default as many as all sequences
         need at full length, within the memory allowed.
+      prefix_caching: Whether a request begins with the pages that an earlier one has
+        filled with the same tokens.
       memory_utilization: The share of the device's memory, less the weights, that
         the cache may take: 0.9 by default, on a CPU 0.1.
       redundant_experts: Copies of the busiest experts of each layer, to even out the
@@ -123,6 +126,7 @@ def load(
         max_num_batched_tokens=max_num_batched_tokens,
         page_size=page_size,
         num_pages=num_pages,
+        prefix_caching=prefix_caching,
     )
     if num_pages is None:
         weights = weight_bytes(config, params, target, places)

@@ -41,9 +41,13 @@ def test_a_checkpoint_answers_on_any_mesh_as_transformers_does(name, strategy, m
     wanted = golden(name)
     prompts = [prompt.tolist() for prompt in wanted.prompts]
     answers = llm.generate(prompts, GREEDY)
+    again = llm.generate(prompts, GREEDY)
+    hits = llm.engine.stats().prefix_hits
     llm.close()
-    for answer, right in zip(answers, wanted.continuations, strict=False):
-        assert list(answer.token_ids) == right[:6]
+    assert hits == sum((len(prompt) - 1) // 16 * 16 for prompt in prompts)
+    rights = wanted.continuations
+    for answer, same, right in zip(answers, again, rights, strict=False):
+        assert list(answer.token_ids) == list(same.token_ids) == right[:6]
 
 
 def test_an_unknown_strategy_is_refused():

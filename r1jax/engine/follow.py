@@ -16,6 +16,8 @@ def follow(runner: Runner, hosts: Hosts) -> None:
     try:
         while (data := hosts.receive()) is not None:
             outputs = runner.run(Message.from_bytes(data))
+            if not outputs:
+                continue
             if before is not None:
                 before.block_until_ready()
             before = outputs["token"]

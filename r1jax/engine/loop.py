@@ -20,7 +20,7 @@ import numpy as np
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine.follow import follow
-from r1jax.engine.pages import cut
+from r1jax.engine.pages import cut, name_pages
 from r1jax.engine.results import result
 from r1jax.engine.runner import Runner
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
@@ -92,7 +92,9 @@ class Engine:
         self.config, self.options = config, options
         columns, pages = cut(config, options, pools, target)
         shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
-        self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
+        self._scheduler = Scheduler(
+            pages, shapes, options.max_num_seqs, options.prefix_caching
+        )
         self._hosts = hosts
         tell = hosts.send if hosts and hosts.leads else None
         slots = len(pages) * options.max_num_seqs
@@ -163,6 +165,9 @@ class Engine:
                 "process 0 plans the steps of all",
                 "ask process 0",
             )
+        tokens, names = [int(t) for t in prompt], list[bytes]()
+        if self.options.prefix_caching:
+            name_pages(names, tokens, self.options.page_size)
         with self._wake:
             if self.failure or self._closing:
                 raise RequestError(
@@ -173,7 +178,7 @@ class Engine:
             self._next_id += 1
             number = self._next_id
             sequence = Sequence(
-                number, [int(t) for t in prompt], len(prompt), sampling, limit
+                number, tokens, len(prompt), sampling, limit, names=names
             )
             own = sampling.seed
             self._seeds[number] = self._draw.getrandbits(64) if own is None else own
@@ -279,7 +284,8 @@ class Engine:
             if flying is not None:
                 self._emit(flying)
             flying = ahead
-            self._note(plan)
+            self._stats.steps += plan is not None
+            self._note()
         if self.failure:
             return
         for sequence, on_event in self._everything():
@@ -343,12 +349,14 @@ class Engine:
             del self._seeds[sequence.id]
         finished = self._stats.finished
         finished[str(event.finish)] = finished.get(str(event.finish), 0) + 1
+        self._note()  # whoever hears the last event finds nothing running
         on_event(event)
 
-    def _note(self, plan: Plan | None) -> None:
+    def _note(self) -> None:
         stats, scheduler = self._stats, self._scheduler
         stats.running = len(scheduler.running)
         stats.waiting = len(scheduler.waiting)
         stats.pages_used = scheduler.pages_used
         stats.preemptions = scheduler.preemptions
-        stats.steps += plan is not None
+        stats.prefix_queries = scheduler.prefix_queries
+        stats.prefix_hits = scheduler.prefix_hits

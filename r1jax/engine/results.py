@@ -28,7 +28,9 @@ def result(
         pairs = zip(ids.tolist(), values.tolist(), strict=True)
         top = tuple(pairs)[: sampling.logprobs]
     finish = _finish(sequence, token, ends)
-    return Event(sequence.id, token, logprob, top, finish=finish)
+    first = len(sequence.tokens) == sequence.prompt_length + 1
+    cached = sequence.cached or 0 if first else 0
+    return Event(sequence.id, token, logprob, top, cached, finish=finish)
 
 
 def _finish(sequence: Sequence, token: int, ends: Collection[int]) -> str | None:

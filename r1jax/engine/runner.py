@@ -3,7 +3,7 @@
 import dataclasses
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing
 from r1jax.engine.programs import Programs, shape_of, state_shapes
+from r1jax.engine.scheduler import Plan, Row, Share
 from r1jax.engine.steps import Outputs
 from r1jax.target import Target
 from r1jax.typing import Array, PyTree
@@ -28,32 +29,34 @@ class Message:
     Attributes:
       geometry: The shape.
       counts: Whether some row has penalties, so that tokens are counted first.
+      runs: False where tokens are only counted: the cache has them.
       ints: The packed plan's integers.
       floats: The packed plan's floats, [6, B].
     """
 
     geometry: Geometry
     counts: bool
+    runs: bool
     ints: np.ndarray
     floats: np.ndarray
 
     def to_bytes(self) -> bytes:
         """Writes the message for a process of the same machine architecture."""
-        head = _HEAD.pack(*self.geometry, self.counts, self.ints.size)
+        head = _HEAD.pack(*self.geometry, self.counts, self.runs, self.ints.size)
         return head + self.ints.tobytes() + self.floats.tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Message":
         """Reads what `to_bytes` has written."""
-        *geometry, counts, size = _HEAD.unpack_from(data)
+        *geometry, counts, runs, size = _HEAD.unpack_from(data)
         values = memoryview(data)[_HEAD.size :]
         ints = np.frombuffer(values[: 4 * size], np.int32)
         floats = np.frombuffer(values[4 * size :], np.float32)
         g = Geometry(*geometry)
-        return cls(g, counts, ints, floats.reshape(len(packing.FLOATS), -1))
+        return cls(g, counts, runs, ints, floats.reshape(len(packing.FLOATS), -1))
 
 
-_HEAD = struct.Struct("<3i?i")
+_HEAD = struct.Struct("<3i??i")
 
 
 class Runner:
@@ -111,13 +114,18 @@ class Runner:
             self._compiled[geometry] = done
             self._news.notify_all()
 
-    def dispatch(self, plan: Any, seeds: dict[int, int]) -> Outputs:
+    def dispatch(self, plan: Plan, seeds: dict[int, int]) -> Outputs:
         """Starts a step of a compiled shape; its outputs may not be computed yet."""
+        for found in _found(plan):
+            self._start(found, seeds, runs=False)
+        return self._start(plan, seeds, runs=True)
+
+    def _start(self, plan: Plan, seeds: dict[int, int], runs: bool) -> Outputs:
         ints, floats = packing.pack(
             plan, self._programs.form(plan.geometry), self._slots, seeds
         )
         counts = any(_penalized(row.sequence.sampling) for _, _, row in plan.placed())
-        message = Message(plan.geometry, counts, ints, floats)
+        message = Message(plan.geometry, counts, runs, ints, floats)
         if self._tell:
             self._tell(message.to_bytes())
         return self.run(message)
@@ -125,7 +133,8 @@ class Runner:
     def run(self, message: Message) -> Outputs:
         """Starts a step that was packed here or by another process.
 
-        Waits until its shape is compiled, which here it may not be yet.
+        Waits until its shape is compiled, which here it may not be yet. There are no
+        outputs where tokens are only counted.
         """
         g = message.geometry
         with self._news:
@@ -135,6 +144,8 @@ class Runner:
         ints, floats = sharding.put(small, self._everywhere)
         if message.counts:
             self._counts = count(self._newest, self._counts, ints, floats)
+        if not message.runs:
+            return {}
         self._pools, self._newest, outputs = run(
             self.params, self._pools, self._newest, self._counts, ints, floats
         )
@@ -148,6 +159,33 @@ def _zeros(shape: jax.ShapeDtypeStruct) -> Array:
 def _put(leaf: Any, where: Format) -> Array:
     same = leaf.format == where
     return leaf if same else jax.device_put(leaf, where, donate=True)
+
+
+def _found(plan: Plan) -> Iterator[Plan]:
+    """Yields plans of the tokens that a plan's penalised sequences found in the cache.
+
+    They are counted as if they were fed, but not run.
+    """
+    g = plan.geometry
+    shares = [
+        [
+            row.sequence
+            for row in share.chunks
+            if row.start == row.sequence.found and _penalized(row.sequence.sampling)
+        ]
+        for share in plan.shares
+    ]
+    longest = max((s.found for share in shares for s in share), default=0)
+    for start in range(0, longest, max(g.chunk_tokens, 1)):
+        rows = [
+            [
+                Row(s, start, min(g.chunk_tokens, s.found - start), False, False)
+                for s in share
+                if start < s.found
+            ]
+            for share in shares
+        ]
+        yield Plan([Share([], each) for each in rows], g)
 
 
 def _penalized(params: Any) -> bool:

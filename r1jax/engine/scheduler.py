@@ -1,11 +1,17 @@
 """What runs next: a plan made of Python values, no arrays.
 
-Decodes ride in every step; prompts are fed in chunks beside them, first come, first
-served. When pages run out the sequence that was admitted last gives its pages up and
-prefills again later, answer so far included, so nothing is lost.
+Sequences are ranked by priority, then by arrival. Decodes ride in every step; prompts
+are fed in chunks beside them. When pages run out the sequence of the worst rank gives
+its pages up and comes back later, answer so far included, so nothing is lost. One of
+strictly better priority that waits takes slots and pages from those of worse.
+
+A sequence begins with the pages that others have filled with the same tokens. Steps run
+in order, so a page can be shared as soon as the step that fills it is planned; who
+finds its next page about to be filled waits for that, and lets others pass.
 
 On a mesh that cuts sequences each data shard has slots and pages of its own, and one
-step of a common shape; a waiting sequence goes to the shard that has the most room.
+step of a common shape; a waiting sequence goes where most of its pages are, then where
+there is the most room.
 
 A step's tokens are read only after the next step has been planned, so a sequence may
 have one token that exists on the device alone (`pending`).
@@ -15,10 +21,11 @@ from bisect import insort
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from r1jax.cache import Geometry
-from r1jax.engine.pages import Pages
+from r1jax.engine.pages import Pages, name_pages
 from r1jax.engine.types import SamplingParams
 
 
@@ -40,6 +47,11 @@ class Sequence:
       from_host: Tokens it was admitted with; later ones are read on the device.
       pending: 1 while its newest token is known to the device only.
       finished: True once its last event was sent.
+      names: Of its full pages, as far as they were needed.
+      named: How many of its pages were made findable, or were found.
+      found: Tokens that were in the cache when it was last admitted.
+      cached: The same of its first admission; None before that.
+      awaits: The page that it waits for another to fill, if that is still being filled.
     """
 
     id: int
@@ -55,6 +67,16 @@ class Sequence:
     from_host: int = 0
     pending: int = 0
     finished: bool = False
+    names: list[bytes] = field(default_factory=list)
+    named: int = 0
+    found: int = 0
+    cached: int | None = None
+    awaits: bytes = b""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Orders sequences, the best first."""
+        return self.sampling.priority, self.id
 
     @property
     def answered(self) -> int:
@@ -150,19 +172,52 @@ class _Shard:
     """The slots, the pages and the running sequences of one data shard."""
 
     def __init__(self, number: int, pages: Pages, slots: int) -> None:
-        self.pages = pages
+        self.number, self.pages = number, pages
         self.slots = list(range((number + 1) * slots - 1, number * slots - 1, -1))
-        self.running: list[Sequence] = []
+        self.running: list[Sequence] = []  # the best rank first
 
-    @property
-    def feeding(self) -> list[Sequence]:
-        """Sequences with tokens left to feed."""
-        return [s for s in self.running if s.computed < s.from_host]
+    def feeding(self, shortest: bool) -> list[Sequence]:
+        """Returns sequences with tokens left to feed, in the order of their turns.
 
-    @property
-    def room(self) -> tuple[bool, int]:
-        """Orders shards by what a new sequence finds there."""
-        return bool(self.slots), self.pages.free
+        The best rank goes first, or of its priority the one that has the least left.
+        """
+        feeding = [s for s in self.running if s.computed < s.from_host]
+        if shortest and len(feeding) > 1:
+            first = feeding[0].sampling.priority
+            equals = (s for s in feeding if s.sampling.priority == first)
+            least = min(equals, key=lambda s: s.from_host - s.computed)
+            feeding.remove(least)
+            feeding.insert(0, least)
+        return feeding
+
+    def worst(self) -> tuple[float, ...]:
+        """Returns the rank of who is preempted first; less than any if nobody runs."""
+        return self.running[-1].rank if self.running else ()
+
+    def admit(self, sequence: Sequence, found: list[bytes], home: int) -> bool:
+        """Gives a slot, the pages found and new ones; False if pages do not suffice."""
+        known, owned = len(sequence.tokens), sequence.pages
+        self.pages.share(owned, found, home)
+        if not self.pages.grow(owned, known, home):
+            self.pages.release(owned, home)
+            return False
+        sequence.slot = self.slots.pop()
+        sequence.shard, sequence.home = self.number, home
+        sequence.named = len(found)
+        sequence.found = sequence.named * self.pages.page_size
+        sequence.computed, sequence.from_host = sequence.found, known
+        insort(self.running, sequence, key=lambda s: s.rank)
+        return True
+
+    def name(self, sequence: Sequence) -> None:
+        """Makes pages findable whose tokens are known and planned to be computed."""
+        size = self.pages.page_size
+        full = min(sequence.computed, len(sequence.tokens)) // size
+        if full > sequence.named:
+            name_pages(sequence.names, sequence.tokens, size)
+            columns = range(sequence.named, full)
+            self.pages.name(sequence.pages, sequence.names, columns, sequence.home)
+            sequence.named = full
 
     def release(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -173,19 +228,35 @@ class _Shard:
 
 
 class Scheduler:
-    """The waiting and the running sequences, their slots and their pages."""
+    """The waiting and the running sequences, their slots and their pages.
 
-    def __init__(self, pages: Several[Pages], shapes: Shapes, slots: int) -> None:
+    Attributes:
+      waiting: The best rank first.
+      preemptions: How often a running sequence had to wait again.
+      prefix_queries: Prompt tokens that were looked for in the cache.
+      prefix_hits: Those that were found.
+    """
+
+    def __init__(
+        self,
+        pages: Several[Pages],
+        shapes: Shapes,
+        slots: int,
+        prefix_caching: bool = True,
+    ) -> None:
         """Starts with nothing to do.
 
         Args:
           pages: Of each data shard.
           shapes: Of a data shard's step.
           slots: Sequences that run at once on a data shard.
+          prefix_caching: Whether pages are shared and kept to be found.
         """
         self.shapes = shapes
         self.waiting: list[Sequence] = []
-        self.preemptions = 0
+        self.preemptions = self.prefix_queries = self.prefix_hits = 0
+        self._caching, self._shortest = prefix_caching, False
+        self._size = pages[0].page_size
         self._shards = [_Shard(i, each, slots) for i, each in enumerate(pages)]
 
     @property
@@ -195,25 +266,32 @@ class Scheduler:
 
     @property
     def pages_used(self) -> int:
-        """Pages that belong to a sequence, on all devices."""
+        """Pages that sequences hold, on all devices."""
         return sum(shard.pages.used for shard in self._shards)
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a new sequence."""
-        self.waiting.append(sequence)
+        """Queues a sequence by its rank."""
+        insort(self.waiting, sequence, key=lambda s: s.rank)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forgets a sequence that has finished or was cancelled."""
+        """Forgets a sequence that has finished or was cancelled; its pages are kept."""
         if sequence.slot is not None:
-            self._shards[sequence.shard].release(sequence)
+            self._release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+
+    def audit(self) -> None:
+        """Checks every page of every shard; see `Pages.audit`."""
+        for shard in self._shards:
+            shard.pages.audit([(s.pages, s.home) for s in shard.running])
 
     def plan(self) -> Plan | None:
         """Plans the next step, and counts its tokens as computed; None if idle."""
         decodes = [self._decodes(shard) for shard in self._shards]
-        self._admit()
-        left = [[s.from_host - s.computed for s in x.feeding] for x in self._shards]
+        self._admit(decodes)
+        feeding = [shard.feeding(self._shortest) for shard in self._shards]
+        self._shortest = not self._shortest
+        left = [[s.from_host - s.computed for s in each] for each in feeding]
         most = max(map(len, decodes))
         if any(left):
             geometry = self.shapes.mixed(max(left, key=sum))
@@ -221,13 +299,15 @@ class Scheduler:
             geometry = self.shapes.steady(most)
         else:
             return None
-        chunks = [_chunks(shard.feeding, geometry) for shard in self._shards]
+        chunks = [_chunks(each, geometry) for each in feeding]
         plan = Plan(
             [Share(*share) for share in zip(decodes, chunks, strict=True)], geometry
         )
         for _, _, row in plan.placed():
             row.sequence.computed += row.count
             row.sequence.pending += row.samples
+            if self._caching:
+                self._shards[row.sequence.shard].name(row.sequence)
         return plan
 
     def _decodes(self, shard: _Shard) -> list[Row]:
@@ -239,34 +319,114 @@ class Scheduler:
             known = sequence.computed + 1
             while not shard.pages.grow(sequence.pages, known, sequence.home):
                 victim = shard.running[-1]
-                self._preempt(shard, victim)
+                self._preempt(victim)
                 if victim is sequence:
                     break
             else:
                 rows.append(Row(sequence, sequence.computed, 1, True, True))
         return rows
 
-    def _admit(self) -> None:
-        """Gives slots and pages to waiting sequences, in order, while they last."""
-        while self.waiting:
-            sequence, known = self.waiting[0], len(self.waiting[0].tokens)
+    def _admit(self, decodes: list[list[Row]]) -> None:
+        """Gives slots and pages to waiting sequences, in order, while they last.
+
+        Those of strictly better priority take them from running ones, whose rows are
+        then taken out of `decodes`.
+        """
+        filled: dict[bytes, int] = {}
+        for shard in self._shards:
+            if self.waiting and shard.slots:
+                for sequence in shard.running:
+                    self._note_filled(sequence, filled)
+        at = 0
+        while at < len(self.waiting):
+            sequence = self.waiting[at]
             if sequence.pending:
                 return
-            number = max(range(len(self._shards)), key=lambda i: self._shards[i].room)
-            shard = self._shards[number]
-            home = shard.pages.best_home()
-            if not shard.slots or not shard.pages.grow(sequence.pages, known, home):
+            if self._awaits(sequence, filled):
+                at += 1
+            elif self._place(sequence) or self._make_room(sequence, decodes):
+                self.waiting.pop(at)
+                self._note_filled(sequence, filled)
+            else:
                 return
-            self.waiting.pop(0)
-            sequence.slot, sequence.shard = shard.slots.pop(), number
-            sequence.home = home
-            sequence.computed, sequence.from_host = 0, known
-            shard.running.append(sequence)
 
-    def _preempt(self, shard: _Shard, sequence: Sequence) -> None:
-        shard.release(sequence)
-        insort(self.waiting, sequence, key=lambda s: s.id)
+    def _note_filled(self, sequence: Sequence, filled: dict[bytes, int]) -> None:
+        """Notes the page that a sequence's next chunk goes on filling, and for whom."""
+        column = sequence.computed // self._size
+        if column < min(len(sequence.names), sequence.from_host // self._size):
+            filled.setdefault(sequence.names[column], sequence.sampling.priority)
+
+    def _awaits(self, sequence: Sequence, filled: dict[bytes, int]) -> bool:
+        """Says whether one of no worse priority is filling a sequence's next page."""
+        priority = sequence.sampling.priority
+        if filled.get(sequence.awaits, priority + 1) > priority:
+            names = self._names(sequence)
+            found = max((place[0] for place in self._places(names)), default=0)
+            sequence.awaits = names[found] if found < len(names) else b""
+        return filled.get(sequence.awaits, priority + 1) <= priority
+
+    def _reads(self, sequence: Sequence) -> bool:
+        return self._caching and sequence.sampling.prompt_logprobs is None
+
+    def _names(self, sequence: Sequence) -> list[bytes]:
+        """Names the pages to look for: all but that of the last token, which is fed."""
+        if self._caching:
+            name_pages(sequence.names, sequence.tokens, self._size)
+        last = (len(sequence.tokens) - 1) // self._size
+        return sequence.names[:last] if self._reads(sequence) else []
+
+    def _places(self, names: list[bytes]) -> list[tuple[int, int, int]]:
+        """Returns (pages found, shard, home) wherever there is a slot, the best first.
+
+        Most pages found count first, then the room on the shard, then on the home.
+        """
+        places = []
+        for shard in self._shards:
+            for home in shard.pages.homes if shard.slots else ():
+                found, pages = shard.pages.find(names, home), shard.pages
+                room = pages.free, pages.room(home)
+                places.append((found, room, shard.number, home))
+        places.sort(key=lambda place: place[:2], reverse=True)
+        return [(found, number, home) for found, _, number, home in places]
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Lets a sequence run at the best place that has the pages; False if none."""
+        names = self._names(sequence)
+        for found, number, home in self._places(names):
+            if self._shards[number].admit(sequence, names[:found], home):
+                if sequence.cached is None:
+                    sequence.cached = sequence.found
+                    self.prefix_hits += sequence.found
+                    if self._reads(sequence):
+                        self.prefix_queries += sequence.prompt_length
+                return True
+        return False
+
+    def _make_room(self, sequence: Sequence, decodes: list[list[Row]]) -> bool:
+        """Lets a sequence run in place of others of worse priority, if that suffices.
+
+        If it does not, it comes before them when others end.
+        """
+        for shard in sorted(self._shards, key=_Shard.worst, reverse=True):
+            while shard.worst() > (sequence.sampling.priority, inf):
+                victim = shard.running[-1]
+                self._preempt(victim)
+                mine = decodes[shard.number]
+                mine[:] = [row for row in mine if row.sequence is not victim]
+                if self._place(sequence):
+                    return True
+        return False
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        self.add(sequence)
         self.preemptions += 1
+
+    def _release(self, sequence: Sequence) -> None:
+        shard = self._shards[sequence.shard]
+        if self._caching:
+            shard.name(sequence)
+        shard.release(sequence)
 
 
 def _chunks(feeding: list[Sequence], geometry: Geometry) -> list[Row]:

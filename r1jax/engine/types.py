@@ -166,7 +166,7 @@ class EngineOptions:
           ConfigError: Names the option and its value.
         """
         for name, value in vars(self).items():
-            if value is not None and value < 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise ConfigError(
                     f"{name} is {value}",
                     "the engine needs at least one",

@@ -40,6 +40,7 @@ _LOAD_FLAGS = (
     "max_num_batched_tokens",
     "page_size",
     "num_pages",
+    "prefix_caching",
     "memory_utilization",
     "redundant_experts",
     "expert_loads",

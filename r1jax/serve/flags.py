@@ -52,6 +52,8 @@ def parser() -> Parser:
     add("--expert-loads", metavar="FILE", help=_LOADS)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=whole(2), help="pages in the cache")
+    switch = argparse.BooleanOptionalAction
+    add("--enable-prefix-caching", dest="prefix_caching", action=switch, help=_PREFIX)
     add("--memory-utilization", type=float, metavar="SHARE", help=_MEMORY)
     add("--seed", type=int, help="for random weights, and for requests without one")
     return parser
@@ -71,6 +73,7 @@ _MEET = "seconds that the processes wait for each other (%(default)s)"
 _KERNELS = "whether Pallas kernels run; by default they do on TPUs"
 _STRATEGY = "whether a mesh serves few sequences, or many (the default)"
 _MEMORY = "share of the memory that the cache may take, if --num-pages is not given"
+_PREFIX = "whether a prompt begins with what an earlier one has computed (it does)"
 _COPIES = "copies of the busiest experts on a mesh; needs --expert-loads"
 _LOADS = "counts by which experts are placed on a mesh, of tools/count_routes.py"
 _CACHE = "~/.cache/r1jax/compiled"

@@ -1,8 +1,8 @@
 """A device without arrays, so that the host's part of the engine is tested by itself.
 
 `FakeDevice` keeps its cache page by page as the real one does, and its model is a
-function of the whole context as read back from those pages: a page lost, shared or
-stale makes a wrong token.
+function of the whole context as read back from those pages: a page lost, overwritten
+or stale makes a wrong token, and one that is read before it is filled fails.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,10 @@ class FakeDevice:
         """Feeds a step's tokens; returns each row's next one, -1 where none counts."""
         tokens = np.full(len(plan.shares) * plan.geometry.rows, -1)
         sampled = {}
+        for _, _, row in plan.placed():
+            known = row.sequence.tokens[: row.start]
+            places = [self._place(row.sequence, at) for at in range(len(known))]
+            assert [self.cache[place] for place in places] == known
         for _, _, row in plan.placed():
             sequence = row.sequence
             assert sequence.slot is not None

@@ -154,6 +154,72 @@ def test_a_seed_gives_the_same_tokens_alone_as_in_a_crowd(engine, plain_answers)
         assert answer.tokens == plain_answers[i]
 
 
+# Samplings of requests whose prompts begin alike.
+ALIKE = [
+    dict(temperature=0.0),
+    dict(temperature=0.0, repetition_penalty=1.3),
+    dict(temperature=0.9, presence_penalty=0.8, frequency_penalty=0.4, seed=6),
+    dict(temperature=1.2, repetition_penalty=0.8, seed=7),
+    dict(temperature=0.0, frequency_penalty=0.9),
+    dict(temperature=1.0, top_p=1.0, seed=8),
+]
+
+
+@pytest.fixture(scope="module")
+def alike(params):
+    """Prompts of 64 equal tokens and a few others, and the plain loop's answers."""
+    prompts = [prompt_of(64) + prompt_of(i)[: 3 * i] for i in range(len(ALIKE))]
+    return prompts, [
+        simple.generate(
+            CONFIG,
+            params,
+            prompt,
+            SamplingParams(**{"max_tokens": 30, **sampling}),
+            max_model_len=LONGEST,
+        )
+        for prompt, sampling in zip(prompts, ALIKE, strict=True)
+    ]
+
+
+def test_what_is_found_in_the_cache_changes_no_token(engine, alike):
+    """Nor what penalties count, nor after preemption."""
+    prompts, plain = alike
+    before = engine.stats()
+    for _ in range(2):
+        answers = [
+            submit(engine, prompt, **{"max_tokens": 30, **sampling})[1]
+            for prompt, sampling in zip(prompts, ALIKE, strict=True)
+        ]
+        for answer, wanted in zip(answers, plain, strict=True):
+            assert answer.wait().tokens == wanted
+            assert {event.cached_tokens for event in answer.events[1:]} == {0}
+    after, size = engine.stats(), engine.options.page_size
+    cached = [answer.events[0].cached_tokens for answer in answers]
+    if engine.options.max_num_seqs == 2:  # there are pages for all
+        assert min(cached) >= 64 - size
+    asked = 2 * sum(map(len, prompts))
+    assert after.prefix_queries - before.prefix_queries == asked
+    assert sum(cached) <= after.prefix_hits - before.prefix_hits < asked
+    assert after.pages_used == 0
+    engine._scheduler.audit()
+
+
+def test_cancels_at_any_moment_leave_no_page_held(engine, alike):
+    prompts, plain = alike
+    random = np.random.default_rng(3)
+    for _ in range(6):
+        started = [submit(engine, prompt, temperature=0.0) for prompt in prompts]
+        for number, answer in started:
+            answer.wait(events=int(random.integers(0, 5)))
+            engine.cancel(number)
+        for _, answer in started:
+            answer.wait()
+    answer = ask(engine, prompts[0], **{"max_tokens": 30, **ALIKE[0]})
+    assert answer.tokens == plain[0]
+    assert engine.stats().pages_used == 0
+    engine._scheduler.audit()
+
+
 def test_the_end_of_the_context_is_reached_and_no_further(engine, params):
     prompt = prompt_of(LONGEST - 7)
     answer = ask(engine, prompt)

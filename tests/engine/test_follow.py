@@ -10,10 +10,12 @@ from r1jax.engine.follow import follow
 from r1jax.engine.runner import Message
 
 
-def message(number: int, counts: bool = False) -> Message:
+def message(number: int, counts: bool = False, runs: bool = True) -> Message:
     geometry = Geometry(2, 1, 8)
     floats = np.arange(6 * geometry.rows, dtype=np.float32).reshape(6, -1) / 7
-    return Message(geometry, counts, np.arange(-5, number, dtype=np.int32), floats)
+    return Message(
+        geometry, counts, runs, np.arange(-5, number, dtype=np.int32), floats
+    )
 
 
 @pytest.mark.parametrize("counts", [True, False])

@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 )
 
 from engine.fake_device import VOCABULARY, FakeDevice, simple_answer
+from engine.host import Host
 from r1jax.cache import Geometry
 from r1jax.engine.pages import Pages
 from r1jax.engine.scheduler import Scheduler, Sequence, Shapes
@@ -35,8 +36,23 @@ class Serving(RuleBasedStateMachine):
         longest=st.integers(2, 40),
         spare=st.integers(0, 6),
         opened=st.randoms(use_true_random=False),
+        caching=st.sampled_from([True, True, False]),
+        priorities=st.sampled_from([1, 1, 3]),
     )
-    def begin(self, shards, devices, slots, chunk, page_size, longest, spare, opened):
+    def begin(
+        self,
+        shards,
+        devices,
+        slots,
+        chunk,
+        page_size,
+        longest,
+        spare,
+        opened,
+        caching,
+        priorities,
+    ):
+        self.caching, self.priorities = caching, priorities
         self.longest = longest
         segment = -(-longest // (page_size * devices))
         self.each = segment + spare
@@ -50,7 +66,7 @@ class Serving(RuleBasedStateMachine):
         self.pages = [
             Pages(self.each + 1, page_size, devices, columns) for _ in range(shards)
         ]
-        self.scheduler = Scheduler(self.pages, self.shapes, slots)
+        self.scheduler = Scheduler(self.pages, self.shapes, slots, caching)
         self.device = FakeDevice(self.pages, shards * slots)
         self.live: dict[int, Sequence] = {}
         self.flying = None
@@ -59,12 +75,36 @@ class Serving(RuleBasedStateMachine):
     @rule(
         prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=39),
         limit=st.integers(1, 40),
+        priority=st.integers(0, 2),
+        judged=st.sampled_from([None, None, None, 0]),
     )
-    def submit(self, prompt, limit):
+    def submit(self, prompt, limit, priority, judged):
+        self.serve(prompt, limit, priority, judged)
+
+    @rule(
+        first=st.integers(0, 1),
+        length=st.integers(1, 39),
+        copies=st.integers(1, 3),
+        limit=st.integers(1, 40),
+        priority=st.integers(0, 2),
+        goes_on=st.booleans(),
+    )
+    def submit_alike(self, first, length, copies, limit, priority, goes_on):
+        """One of two beginnings, in some cases with what the model answers to it."""
+        prompt = [first] * length
+        if goes_on:
+            prompt = [first] * 4 + simple_answer([first] * 4, length)
+        for _ in range(copies):
+            self.serve(prompt, limit, priority)
+
+    def serve(self, prompt, limit, priority, judged=None):
         prompt = prompt[: self.longest - 1]
         self.submitted += 1
         limit = min(limit, self.longest - len(prompt))
-        sequence = Sequence(self.submitted, list(prompt), len(prompt), GREEDY, limit)
+        sampling = SamplingParams(
+            temperature=0.0, priority=priority % self.priorities, prompt_logprobs=judged
+        )
+        sequence = Sequence(self.submitted, list(prompt), len(prompt), sampling, limit)
         self.live[sequence.id] = sequence
         self.scheduler.add(sequence)
 
@@ -102,6 +142,8 @@ class Serving(RuleBasedStateMachine):
             assert row.start + row.count <= min(room, self.longest)
             assert row.sequence.slot is not None
             assert not row.sequence.finished
+            if row.sequence.sampling.prompt_logprobs is not None:
+                assert row.sequence.found == 0
             assert row.sequence.answered <= row.sequence.limit
         for decodes, chunks in plan.shares:
             assert len(decodes) <= g.decodes
@@ -132,15 +174,16 @@ class Serving(RuleBasedStateMachine):
         del self.live[sequence.id]
 
     @invariant()
-    def every_page_has_one_owner(self):
+    def every_page_is_accounted_for(self):
         if not hasattr(self, "live"):
             return
+        self.scheduler.audit()
         owned = Counter(
             (s.shard, self.pages[s.shard].device(s.home, column), page)
             for s in self.live.values()
             for column, page in enumerate(s.pages)
         )
-        assert set(owned.values()) <= {1}
+        assert self.caching or set(owned.values()) <= {1}
         assert len(owned) == self.scheduler.pages_used
         assert {page for _, _, page in owned} <= set(range(1, self.each + 1))
 
@@ -156,15 +199,18 @@ class Serving(RuleBasedStateMachine):
         assert all(s.slot is None and not s.pages for s in self.scheduler.waiting)
 
     @invariant()
-    def the_first_to_come_is_the_first_served(self):
+    def the_better_rank_is_served_first(self):
+        """Priority, then arrival; only who waits for a page is overtaken."""
         if not hasattr(self, "live"):
             return
-        waiting = [s.id for s in self.scheduler.waiting]
-        running = [s.id for s in self.scheduler.running]
+        waiting = [s.rank for s in self.scheduler.waiting]
+        running = [s.rank for s in self.scheduler.running]
+        everyone = sorted(s.rank for s in self.live.values())
         assert waiting == sorted(waiting)
-        assert sorted(waiting + running) == sorted(self.live)
-        if self.shards == 1:
-            assert running + waiting == sorted(self.live)
+        assert sorted(waiting + running) == everyone
+        alike = self.caching or self.priorities > 1
+        if self.shards == 1 and not alike:
+            assert running + waiting == everyone
 
     def teardown(self):
         """Whatever happened, everyone who is left is served to the end."""
@@ -179,6 +225,9 @@ class Serving(RuleBasedStateMachine):
                 break
         assert not self.live, f"starved after {4 * left} steps, {again} preemptions"
         assert self.scheduler.pages_used == 0
+        self.scheduler.audit()
+        assert self.scheduler.prefix_hits <= self.scheduler.prefix_queries
+        assert self.caching or self.scheduler.prefix_queries == 0
         assert self.scheduler.plan() is None
 
 
@@ -189,34 +238,11 @@ def test_serves_everyone_in_order_whatever_happens():
     )
 
 
-def run_to_end(prompts, limits, *, pages, page_size, slots, chunk):
+def run_to_end(prompts, limits, **how):
     """Serves requests that come all at once; returns the scheduler and the plans."""
-    shapes = Shapes(slots, chunk)
-    for geometry in (*shapes.first, *shapes.rest):
-        shapes.open(geometry)
-    pool = [Pages(pages + 1, page_size)]
-    scheduler = Scheduler(pool, shapes, slots)
-    sequences = [
-        Sequence(i, list(prompt), len(prompt), GREEDY, limit)
-        for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
-    ]
-    for sequence in sequences:
-        scheduler.add(sequence)
-    device, flying, plans = FakeDevice(pool, slots), None, []
-    while flying or not all(s.finished for s in sequences):
-        plan = scheduler.plan()
-        ahead = (plan, device.run(plan)) if plan else None
-        for number, _, row in flying[0].placed() if flying else ():
-            sequence = row.sequence
-            if row.samples and not sequence.finished:
-                sequence.tokens.append(int(flying[1][number]))
-                sequence.pending -= 1
-                if len(sequence.tokens) - sequence.prompt_length == sequence.limit:
-                    sequence.finished = True
-                    scheduler.remove(sequence)
-        flying = ahead
-        plans += [plan] if plan else []
-    return scheduler, sequences, plans
+    host = Host(prefix_caching=False, **how)
+    sequences = [host.add(*each) for each in zip(prompts, limits, strict=True)]
+    return host.scheduler, sequences, host.run()
 
 
 def test_the_last_to_come_gives_its_pages_and_loses_nothing():
