@@ -43,7 +43,7 @@ class FakeRunner:
         _, pages, _, size, _ = pools["key"].shape
         self.device = FakeDevice([Pages(pages, size)], slots)
 
-    def compile(self, geometry):
+    def compile(self, geometry, scores=False):
         pass
 
     def dispatch(self, plan, seeds):
