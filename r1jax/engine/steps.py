@@ -73,18 +73,9 @@ def run_step(
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
     rows = step.sampling
-    biased = _bias(logits, rules, slot, step.rules)
-    plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)
-    penalized = jax.lax.cond(
-        plain.all(),
-        lambda: biased,
-        lambda: sampling.penalize(
-            biased, counts["prompt"][slot], counts["answer"][slot], rows
-        ),
-    )
-    allowed = _restrict(penalized, rules, slot, step.rules)
+    adjusted = _adjust(logits, step, slot, counts, rules)
     uniform = sampling.draw(rows.seed, batch.positions[step.last] + 1)
-    token = sampling.choose(allowed, rows, uniform)
+    token = sampling.choose(adjusted, rows, uniform)
     own, ids, best = jax.lax.cond(
         (step.logprobs != 0).any(),
         lambda: sampling.log_probabilities(logits, token, MAX_LOGPROBS),
@@ -96,37 +87,44 @@ def run_step(
     return pools, newest, outputs | judged
 
 
-def _bias(logits: Array, rules: dict[str, Array], slot: Array, which: Array) -> Array:
-    """Adds their biases to the rows that have some."""
-    mine = (which & packing.BIASED) != 0
-    return jax.lax.cond(
-        mine.any(),
-        lambda: sampling.add_bias(
-            logits,
-            rules["biased"][slot],
-            jnp.where(mine[:, None], rules["biases"][slot], 0),
-        ),
-        lambda: logits,
-    )
-
-
-def _restrict(
-    logits: Array, rules: dict[str, Array], slot: Array, which: Array
+def _adjust(
+    logits: Array,
+    step: packing.StepInput,
+    slot: Array,
+    counts: dict[str, Array],
+    rules: dict[str, Array],
 ) -> Array:
-    """Forbids what their masks forbid to the rows that have one.
+    """Applies biases, penalties and masks to the rows that have them, in this order.
 
-    Masks come after the penalties, which could bring a forbidden token back; otherwise
-    the order of the two makes no difference.
+    Penalties and masks would come to the same in the other order, but for penalties
+    that bring a forbidden token back. Where no row has any, the logits pass as they
+    are.
     """
-    mine = (which & packing.MASKED) != 0
-    every = np.uint32(2**32 - 1)
-    return jax.lax.cond(
-        mine.any(),
-        lambda: sampling.restrict(
-            logits, jnp.where(mine[:, None], rules["masks"][slot], every)
-        ),
-        lambda: logits,
-    )
+    rows = step.sampling
+    plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)
+    biased = (step.rules & packing.BIASED) != 0
+    masked = (step.rules & packing.MASKED) != 0
+
+    def bias(logits: Array) -> Array:
+        values = jnp.where(biased[:, None], rules["biases"][slot], 0)
+        return sampling.add_bias(logits, rules["biased"][slot], values)
+
+    def penalize(logits: Array) -> Array:
+        seen = counts["prompt"][slot], counts["answer"][slot]
+        return sampling.penalize(logits, *seen, rows)
+
+    def restrict(logits: Array) -> Array:
+        every = np.uint32(2**32 - 1)
+        masks = jnp.where(masked[:, None], rules["masks"][slot], every)
+        return sampling.restrict(logits, masks)
+
+    def adjust() -> Array:
+        out = logits
+        for some, apply in ((biased, bias), (~plain, penalize), (masked, restrict)):
+            out = jax.lax.cond(some.any(), apply, lambda x: x, out)
+        return out
+
+    return jax.lax.cond((biased | ~plain | masked).any(), adjust, lambda: logits)
 
 
 def write_masks(rules: dict[str, Array], rows: Array) -> dict[str, Array]:
