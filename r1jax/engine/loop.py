@@ -20,15 +20,18 @@ import numpy as np
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine.follow import follow
+from r1jax.engine.guides import Guide, rules_for
 from r1jax.engine.pages import cut, name_pages
-from r1jax.engine.results import result
+from r1jax.engine.results import end_without_token, judge, result
 from r1jax.engine.runner import Runner
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
+from r1jax.engine.steps import LOGPROBS, PROMPT_LOGPROBS
 from r1jax.engine.types import (
     EngineOptions,
     EngineStats,
     Event,
     SamplingParams,
+    check_rules,
     check_tokens,
 )
 from r1jax.errors import RequestError
@@ -108,6 +111,7 @@ class Engine:
         self._wake = threading.Condition()
         self._closing = False
         self.failure: str | None = None
+        self._unscored = ""
         self._next_id = 0
         self._draw = random.Random(seed)
         self._stats = EngineStats(pages_total=sum(each.total for each in pages))
@@ -141,7 +145,11 @@ class Engine:
         return self.options.max_model_len
 
     def submit(
-        self, prompt: Tokens[int], sampling: SamplingParams, on_event: OnEvent
+        self,
+        prompt: Tokens[int],
+        sampling: SamplingParams,
+        on_event: OnEvent,
+        guide: Guide | None = None,
     ) -> int:
         """Queues a request and returns its number.
 
@@ -150,12 +158,15 @@ class Engine:
           sampling: How to choose tokens.
           on_event: Called with each `Event`, on the engine's thread (or on that of
             `fail`); it must return at once and must not raise.
+          guide: Says what may come next, beside the rules of `sampling`; the engine
+            takes it over, for this answer alone.
 
         Raises:
-          RequestError: The prompt is empty, too long, or has ids that the model does
-            not know; or the engine has failed, is closed, or follows another's plan.
+          RequestError: The prompt is empty, too long, or it or a rule has ids that the
+            model does not know; or the engine has failed, is closed, or follows
+            another's plan.
         """
-        self._check(prompt)
+        self._check(prompt, sampling)
         limit = self.max_model_len - len(prompt)
         if sampling.max_tokens is not None:
             limit = min(limit, sampling.max_tokens)
@@ -180,6 +191,7 @@ class Engine:
             sequence = Sequence(
                 number, tokens, len(prompt), sampling, limit, names=names
             )
+            sequence.rules = rules_for(sampling, self.config, guide)
             own = sampling.seed
             self._seeds[number] = self._draw.getrandbits(64) if own is None else own
             self._inbox.append((sequence, on_event))
@@ -240,10 +252,20 @@ class Engine:
             for shape in self._shapes.rest:
                 if not self._closing:
                     self._compile(shape)
+            if not self._closing:
+                self._runner.compile(self._shapes.scoring, scores=True)
+                self._let_in("")
         except Exception as error:
             if self._hosts and not self._hosts.leads:
                 self._hosts.leave(f"a step cannot be compiled: {error}")
+            self._let_in(f"the step that judges prompts cannot be compiled: {error}")
             raise
+
+    def _let_in(self, trouble: str) -> None:
+        """Ends the wait of those whose prompts are to be judged, or their hope."""
+        with self._wake:
+            self._shapes.scores, self._unscored = not trouble, trouble
+            self._wake.notify()
 
     def _follow(self) -> None:
         """The thread of an engine that runs another's plan."""
@@ -251,9 +273,10 @@ class Engine:
         follow(self._runner, self._hosts)
         self._closing = True
 
-    def _check(self, prompt: Tokens[int]) -> None:
+    def _check(self, prompt: Tokens[int], sampling: SamplingParams) -> None:
         check_tokens(self.config, prompt)
-        if len(prompt) >= self.max_model_len:
+        check_rules(self.config, sampling)
+        if len(prompt) + (sampling.max_tokens != 0) > self.max_model_len:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens",
                 f"the context holds {self.max_model_len}, the answer included",
@@ -299,7 +322,7 @@ class Engine:
         """Moves the inboxes over; sleeps while there is nothing to do at all."""
         with self._wake:
             while wait and not (
-                self._inbox
+                any(self._ready(sequence) for sequence, _ in self._inbox)
                 or self._cancelled
                 or self._closing
                 or self.failure
@@ -308,7 +331,8 @@ class Engine:
                 self._wake.wait()
             if self._closing or self.failure:
                 return False
-            inbox, self._inbox = self._inbox, []
+            inbox = [new for new in self._inbox if self._ready(new[0])]
+            self._inbox = [new for new in self._inbox if not self._ready(new[0])]
             cancelled, self._cancelled = self._cancelled, []
             for sequence, on_event in inbox:
                 self._sequences[sequence.id] = sequence, on_event
@@ -318,27 +342,47 @@ class Engine:
         for number in cancelled:
             if number in self._sequences:
                 self._finish(self._sequences[number][0], Event(number, finish="abort"))
+        if self._unscored:
+            for sequence, _ in inbox:
+                if sequence.scores and not sequence.finished:
+                    event = Event(sequence.id, finish="error", error=self._unscored)
+                    self._finish(sequence, event)
         return True
+
+    def _ready(self, sequence: Sequence) -> bool:
+        """Whether what its steps need is compiled, or nobody wants them any more."""
+        known = self._shapes.scores or self._unscored
+        return bool(known) or not sequence.scores or sequence.id in self._cancelled
 
     def _emit(self, step: _InFlight) -> None:
         """Reads a step's tokens and hands them out."""
         rows = [(i, row) for i, _, row in step.plan.placed() if row.samples]
         wanted = any(row.sequence.sampling.logprobs is not None for _, row in rows)
-        names = step.outputs if wanted else ["token"]
+        names = ["token", *(LOGPROBS if wanted else ())]
+        names += PROMPT_LOGPROBS if step.plan.scores else ()
         read: Any = jax.device_get({name: step.outputs[name] for name in names})
+        if step.plan.scores:
+            for _, place, row in step.plan.placed():
+                if not row.decode and row.sequence.sampling.prompt_logprobs is not None:
+                    judge(row, place, read)
         for i, row in rows:
             if not row.sequence.finished and not self.failure:
                 self._hand_out(row, i, read)
 
     def _hand_out(self, row: Row, i: int, read: dict[str, np.ndarray]) -> None:
         sequence = row.sequence
-        sequence.tokens.append(int(read["token"][i]))
         sequence.pending -= 1
+        if end := end_without_token(sequence):
+            self._finish(sequence, end)
+            return
+        sequence.tokens.append(int(read["token"][i]))
         self._stats.generation_tokens += 1
         event = result(sequence, i, read, self.config.eos_ids)
         if event.finish:
             self._finish(sequence, event)
         else:
+            if sequence.rules is not None:
+                sequence.rules.advance(sequence.tokens[-1])
             self._sequences[sequence.id][1](event)
 
     def _finish(self, sequence: Sequence, event: Event) -> None:

@@ -1,15 +1,18 @@
 """A plan as two small arrays: all that crosses from host to device for a step."""
 
+import functools
 import math
+import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
+import jax.numpy as jnp
 import numpy as np
 
 from r1jax.cache import Batch, Geometry
 from r1jax.engine.sampling import RowSampling
-from r1jax.engine.scheduler import Plan
+from r1jax.engine.scheduler import Plan, Sequence
 from r1jax.target import Target
 from r1jax.typing import Array, Int
 
@@ -20,6 +23,23 @@ FLOATS = (
     "presence",
     "frequency",
     "repetition",
+)
+MASKED, BIASED = 1, 2  # bits of a row's `rules`
+
+# The integers of a row, in the order in which `pack` has them.
+_ROW = (
+    "lengths",
+    "homes",
+    "slot",
+    "last",
+    "from_device",
+    "samples",
+    "rules",
+    "prompt_length",
+    "logprobs",
+    "top_k",
+    "seed_high",
+    "seed_low",
 )
 
 
@@ -34,8 +54,10 @@ class StepInput:
       last: The flat index of the row's last token.
       from_device: True where the row's one token is the slot's last sampled one.
       samples: True where the row's next token counts.
+      rules: `MASKED`, `BIASED` or both, where the slot's apply to the row's next token.
       prompt_length: Of the row's sequence, in tokens.
       logprobs: True where the row wants log-probabilities.
+      targets: The prompt's token after each, in a step that scores.
     """
 
     batch: Batch
@@ -44,8 +66,10 @@ class StepInput:
     last: Int[Array, " B"]
     from_device: Int[Array, " B"]
     samples: Int[Array, " B"]
+    rules: Int[Array, " B"]
     prompt_length: Int[Array, " B"]
     logprobs: Int[Array, " B"]
+    targets: Int[Array, " T"] | None = None
 
 
 class Form(NamedTuple):
@@ -55,11 +79,13 @@ class Form(NamedTuple):
       geometry: Of one data shard.
       columns: Width of the page table, in pages.
       shards: Data shards.
+      scores: Whether the chunks' tokens are judged, beside feeding them.
     """
 
     geometry: Geometry
     columns: int
     shards: int = 1
+    scores: bool = False
 
     @property
     def rows(self) -> int:
@@ -78,9 +104,11 @@ class Form(NamedTuple):
 def fields(form: Form) -> dict[str, tuple[int, ...]]:
     """Returns the integer fields of a packed step, in order, with their shapes."""
     tokens, rows = form.shards * form.geometry.tokens, form.rows
+    judged = {"targets": (tokens,)} if form.scores else {}
     return {
         "tokens": (tokens,),
         "positions": (tokens,),
+        **judged,
         "page_table": (rows, form.columns),
         "lengths": (rows,),
         "homes": (rows,),
@@ -88,10 +116,12 @@ def fields(form: Form) -> dict[str, tuple[int, ...]]:
         "last": (rows,),
         "from_device": (rows,),
         "samples": (rows,),
+        "rules": (rows,),
         "prompt_length": (rows,),
         "logprobs": (rows,),
         "top_k": (rows,),
-        "seed": (rows, 2),
+        "seed_high": (rows,),
+        "seed_low": (rows,),
     }
 
 
@@ -106,7 +136,11 @@ def views(ints: Any, form: Form) -> dict[str, Any]:
 
 
 def pack(
-    plan: Plan, form: Form, slots: int, seeds: Mapping[int, int]
+    plan: Plan,
+    form: Form,
+    slots: int,
+    seeds: Mapping[int, int],
+    ruled: Mapping[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Packs a plan.
 
@@ -115,10 +149,46 @@ def pack(
       form: Its sizes.
       slots: Rows of device state; padding rows write to this one, which is dropped.
       seeds: The seed of each request, by id.
+      ruled: What rules the rows have, by number; `MASKED`, `BIASED` or both.
 
     Returns:
       int32 [...] and float32 [6, B].
     """
+    ints, floats = (blank.copy() for blank in _blank(form, slots))
+    v = views(ints, form)
+    tokens, positions, table = v["tokens"], v["positions"], v["page_table"]
+    numbers: list[int] = []
+    values, constants = [], []
+    for number, place, row in plan.placed():
+        sequence, start, count = row.sequence, row.start, row.count
+        end, known = place + count, start + count
+        if row.decode:
+            positions[place] = start
+        else:
+            positions[place:end] = np.arange(start, known)
+            tokens[place:end] = sequence.tokens[start:known]
+            if form.scores:
+                after = sequence.tokens[start + 1 : known + 1]
+                v["targets"][place : place + len(after)] = after
+        table[number, : len(sequence.pages)] = sequence.pages
+        if sequence.packed is None:
+            sequence.packed = _constants(sequence, seeds[sequence.id])
+        of_ints, of_floats = sequence.packed
+        numbers.append(number)
+        mine = (known, sequence.home, sequence.slot, end - 1, row.decode, row.samples)
+        values.append((*mine, ruled.get(number, 0), *of_ints))
+        constants.append(of_floats)
+    columns = np.array(values, np.int32).reshape(-1, len(_ROW)).T
+    where = np.array(numbers, np.intp)  # a list would be converted for every column
+    for name, column in zip(_ROW, columns, strict=True):
+        v[name][where] = column
+    floats[:, where] = np.array(constants, np.float32).reshape(-1, len(FLOATS)).T
+    return ints, floats
+
+
+@functools.cache
+def _blank(form: Form, slots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a step of padding alone."""
     ints, floats = (
         np.zeros(shape, dtype)
         for shape, dtype in zip(form.shapes, (np.int32, np.float32), strict=True)
@@ -127,34 +197,32 @@ def pack(
     v = views(ints, form)
     v["positions"][:] = -1
     v["slot"][:] = slots
-    for number, place, row in plan.placed():
-        sequence, sampling = row.sequence, row.sequence.sampling
-        end = place + row.count
-        v["positions"][place:end] = np.arange(row.start, row.start + row.count)
-        if not row.decode:
-            fed = sequence.tokens[row.start : row.start + row.count]
-            v["tokens"][place:end] = fed
-        v["page_table"][number, : len(sequence.pages)] = sequence.pages
-        v["lengths"][number] = row.start + row.count
-        v["homes"][number] = sequence.home
-        v["slot"][number] = sequence.slot
-        v["last"][number] = end - 1
-        v["from_device"][number] = row.decode
-        v["samples"][number] = row.samples
-        v["prompt_length"][number] = sequence.prompt_length
-        v["logprobs"][number] = sampling.logprobs is not None
-        v["top_k"][number] = sampling.top_k
-        seed = seeds[sequence.id] & (2**64 - 1)
-        v["seed"][number] = np.array([seed >> 32, seed & (2**32 - 1)]).astype(np.uint32)
-        floats[:, number] = (
-            sampling.temperature,
-            sampling.top_p,
-            sampling.min_p,
-            sampling.presence_penalty,
-            sampling.frequency_penalty,
-            sampling.repetition_penalty,
-        )
     return ints, floats
+
+
+def _constants(
+    sequence: Sequence, seed: int
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Returns the last integers of a row, and its floats, which no step changes."""
+    s = sequence.sampling
+    high, low = struct.unpack("<2i", struct.pack("<2I", *halves(seed)))
+    return (
+        (sequence.prompt_length, s.logprobs is not None, s.top_k, high, low),
+        (
+            s.temperature,
+            s.top_p,
+            s.min_p,
+            s.presence_penalty,
+            s.frequency_penalty,
+            s.repetition_penalty,
+        ),
+    )
+
+
+def halves(seed: int) -> tuple[int, int]:
+    """Returns the high and the low 32 bits of a seed."""
+    seed &= 2**64 - 1
+    return seed >> 32, seed & (2**32 - 1)
 
 
 def unpack(ints: Array, floats: Array, form: Form, target: Target) -> StepInput:
@@ -163,7 +231,7 @@ def unpack(ints: Array, floats: Array, form: Form, target: Target) -> StepInput:
     sampling = RowSampling(
         **{name: floats[i] for i, name in enumerate(FLOATS)},
         top_k=v.pop("top_k"),
-        seed=v.pop("seed").view(np.uint32),
+        seed=jnp.stack([v.pop("seed_high"), v.pop("seed_low")], 1).view(np.uint32),
     )
     names = ("tokens", "positions", "page_table", "lengths", "homes")
     parts = {name: v.pop(name) for name in names}

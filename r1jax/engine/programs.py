@@ -15,12 +15,24 @@ from jax.experimental.layout import Format, Layout
 
 from r1jax.cache import Geometry
 from r1jax.config import ModelConfig
+from r1jax.engine.guides import words_of
 from r1jax.engine.packing import Form
-from r1jax.engine.steps import CPU_OPTIONS, count_tokens, run_step
+from r1jax.engine.steps import (
+    CPU_OPTIONS,
+    count_tokens,
+    run_step,
+    write_biases,
+    write_masks,
+)
+from r1jax.engine.types import MAX_BIASES
 from r1jax.errors import ConfigError
 from r1jax.sharding import Placement
 from r1jax.target import Target
 from r1jax.typing import PyTree
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+Writers = dict[int, Any]
+_ROWS_WRITTEN = (4, 64)
 
 
 class Programs:
@@ -36,7 +48,7 @@ class Programs:
         target: Target,
         columns: int,
         weights: PyTree,
-        state: tuple[PyTree, PyTree, PyTree],
+        state: tuple[PyTree, PyTree, PyTree, PyTree],
     ) -> None:
         """Compiles nothing yet.
 
@@ -45,7 +57,7 @@ class Programs:
           target: What to compile for.
           columns: Pages of the longest sequence.
           weights: Shapes of the parameters, with their `Format`s as shardings.
-          state: The same of the pools, the newest tokens and the counts.
+          state: The same of the pools, the newest tokens, the counts and the rules.
         """
         self.weights = weights
         self._config, self._target, self._columns = config, target, columns
@@ -54,9 +66,9 @@ class Programs:
         self._shards = on.devices("rows") if on else 1
         self._options = CPU_OPTIONS if target.form == "cpu" else {}
 
-    def form(self, geometry: Geometry) -> Form:
+    def form(self, geometry: Geometry, scores: bool = False) -> Form:
         """Returns the sizes of a packed step."""
-        return Form(geometry, self._columns, self._shards)
+        return Form(geometry, self._columns, self._shards, scores)
 
     def compile_laid(self, geometry: Geometry) -> Any:
         """Compiles a step over weights that lie as the compiler wants them.
@@ -81,11 +93,16 @@ class Programs:
         self.weights = jax.tree.map(_laid, self.weights, formats)
         return formats
 
-    def compile(self, geometry: Geometry) -> tuple[Any, Any]:
-        """Compiles a step, and the counting of its tokens for penalties."""
-        run, *small = self._step(geometry)
-        count = partial(count_tokens, self.form(geometry), self._target)
-        pools, newest, counts = self._state
+    def compile(self, geometry: Geometry, scores: bool = False) -> tuple[Any, Any]:
+        """Compiles a step, and the counting of its tokens for penalties.
+
+        Args:
+          geometry: The shape.
+          scores: Whether the step judges the chunks' tokens.
+        """
+        run, *small = self._step(geometry, scores)
+        count = partial(count_tokens, self.form(geometry, scores), self._target)
+        pools, newest, counts, _ = self._state
         where = self._target.everywhere
         # Each process reads the tokens from its own devices.
         out = None if where is None else (_places(pools), where, where)
@@ -94,6 +111,32 @@ class Programs:
         return (
             self._compile(step, (self.weights, *self._state, *small)),
             self._compile(tally, (newest, counts, *small)),
+        )
+
+    def compile_rules(self) -> tuple[Writers, Writers]:
+        """Compiles the writing of masks and of biases, for few slots and for many.
+
+        Returns:
+          Programs by the rows that they write, few first; for masks, and for biases.
+        """
+        rules = self._state[-1]
+        where = self._target.everywhere
+
+        def writers(write: Any, width: int, dtype: Any, sizes: set[int]) -> Writers:
+            jitted = jax.jit(write, donate_argnums=(0,), out_shardings=_places(rules))
+            return {
+                n: self._compile(
+                    jitted,
+                    (rules, jax.ShapeDtypeStruct((n, width), dtype, sharding=where)),
+                )
+                for n in sorted(sizes)
+            }
+
+        slots, words = rules["masks"].shape
+        few, many = (min(slots, n) for n in _ROWS_WRITTEN)
+        return (
+            writers(write_masks, 1 + words, jnp.uint32, {few, many}),
+            writers(write_biases, 1 + 2 * MAX_BIASES, jnp.int32, {few}),
         )
 
     def _compile(self, program: Any, shapes: tuple[Any, ...]) -> Any:
@@ -109,9 +152,9 @@ class Programs:
             lowered = traced.lower(lowering_platforms=("tpu",) if on_tpu else None)
         return lowered.compile(compiler_options=self._options)
 
-    def _step(self, geometry: Geometry) -> tuple[Any, Any, Any]:
+    def _step(self, geometry: Geometry, scores: bool = False) -> tuple[Any, Any, Any]:
         """Returns the step of one shape, and the shapes of its packed plan."""
-        form = self.form(geometry)
+        form = self.form(geometry, scores)
         run = partial(run_step, self._config, form, self._target)
         where = self._target.everywhere
         ints, floats = (
@@ -142,22 +185,31 @@ def keep_compiled(folder: str) -> None:
 
 def state_shapes(
     config: ModelConfig, slots: int, on: Placement | None
-) -> tuple[jax.ShapeDtypeStruct, dict[str, jax.ShapeDtypeStruct]]:
-    """Returns the shapes of the newest tokens and of the counts, placed.
+) -> tuple[jax.ShapeDtypeStruct, Shapes, Shapes]:
+    """Returns the shapes of the newest tokens, the counts and the rules, placed.
 
     Args:
       config: The model.
       slots: Sequences that run at once, on all data shards.
       on: The mesh, if there is one.
     """
+
+    def shape(dtype: Any, size: tuple[int, ...], *axes: str | None) -> Any:
+        place = on.sharding(axes, size) if on else None
+        return jax.ShapeDtypeStruct(size, dtype, sharding=place)
+
     table = (slots, config.vocab_size)
-    whole = on.sharding((None,), (slots,)) if on else None
-    cut = on.sharding(("rows", "vocab"), table) if on else None
-    counts = {"prompt": jnp.bool_, "answer": jnp.int32}
-    return jax.ShapeDtypeStruct((slots,), jnp.int32, sharding=whole), {
-        name: jax.ShapeDtypeStruct(table, dtype, sharding=cut)
-        for name, dtype in counts.items()
+    few = (slots, MAX_BIASES)
+    counts = {
+        "prompt": shape(jnp.bool_, table, "rows", "vocab"),
+        "answer": shape(jnp.int32, table, "rows", "vocab"),
     }
+    rules = {
+        "masks": shape(jnp.uint32, (slots, words_of(table[1])), "rows", None),
+        "biased": shape(jnp.int32, few, "rows", None),
+        "biases": shape(jnp.float32, few, "rows", None),
+    }
+    return shape(jnp.int32, (slots,), None), counts, rules
 
 
 def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from r1jax.engine.scheduler import Sequence
+from r1jax.engine.scheduler import Row, Sequence
 from r1jax.engine.types import Event
 
 
@@ -30,7 +30,42 @@ def result(
     finish = _finish(sequence, token, ends)
     first = len(sequence.tokens) == sequence.prompt_length + 1
     cached = sequence.cached or 0 if first else 0
-    return Event(sequence.id, token, logprob, top, cached, finish=finish)
+    prompt, sequence.judged = tuple(sequence.judged), []
+    return Event(sequence.id, token, logprob, top, cached, prompt, finish=finish)
+
+
+def end_without_token(sequence: Sequence) -> Event | None:
+    """Makes the last event of a sequence that takes no token; None if it takes one.
+
+    Its rules may leave none, or only its prompt was to be judged.
+    """
+    if sequence.stuck is not None:
+        return Event(sequence.id, finish="error", error=sequence.stuck)
+    if sequence.limit == 0:
+        return Event(sequence.id, prompt=tuple(sequence.judged), finish="length")
+    return None
+
+
+def judge(row: Row, place: int, read: Mapping[str, np.ndarray]) -> None:
+    """Notes the log-probabilities of the prompt's tokens that follow a chunk's.
+
+    Args:
+      row: The chunk.
+      place: The flat index of its first token.
+      read: The outputs of a step that scores.
+    """
+    sequence, most = row.sequence, row.sequence.sampling.prompt_logprobs
+    if row.start == 0:
+        sequence.judged = [(sequence.tokens[0], None, ())]
+    known = min(row.start + row.count + 1, sequence.prompt_length)
+    tokens = sequence.tokens[row.start + 1 : known]
+    cut = slice(place, place + len(tokens))
+    own = read["prompt_logprob"][cut].tolist()
+    ids = read["prompt_ids"][cut, :most].tolist()
+    best = read["prompt_logprobs"][cut, :most].tolist()
+    for token, logprob, *likeliest in zip(tokens, own, ids, best, strict=True):
+        top = tuple(zip(*likeliest, strict=True))
+        sequence.judged.append((token, logprob, top))
 
 
 def _finish(sequence: Sequence, token: int, ends: Collection[int]) -> str | None:

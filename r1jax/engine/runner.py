@@ -1,6 +1,7 @@
 """The runner: compiled steps, and the state that they keep on the device."""
 
 import dataclasses
+import math
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from r1jax import sharding
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing
-from r1jax.engine.programs import Programs, shape_of, state_shapes
+from r1jax.engine.programs import Programs, Writers, shape_of, state_shapes
+from r1jax.engine.rules import Mirror
 from r1jax.engine.scheduler import Plan, Row, Share
 from r1jax.engine.steps import Outputs
 from r1jax.target import Target
@@ -30,33 +32,49 @@ class Message:
       geometry: The shape.
       counts: Whether some row has penalties, so that tokens are counted first.
       runs: False where tokens are only counted: the cache has them.
+      scores: Whether the chunks' tokens are judged.
       ints: The packed plan's integers.
       floats: The packed plan's floats, [6, B].
+      masks: Masks to be written first, uint32 [n, 1 + W]; see `rules.Changes`.
+      biases: Biases to be written first, int32 [n, 1 + 2 K].
     """
 
     geometry: Geometry
     counts: bool
     runs: bool
+    scores: bool
     ints: np.ndarray
     floats: np.ndarray
+    masks: np.ndarray
+    biases: np.ndarray
 
     def to_bytes(self) -> bytes:
         """Writes the message for a process of the same machine architecture."""
-        head = _HEAD.pack(*self.geometry, self.counts, self.runs, self.ints.size)
-        return head + self.ints.tobytes() + self.floats.tobytes()
+        arrays = self.ints, self.floats, self.masks, self.biases
+        sizes = [size for x in arrays for size in x.shape]
+        head = _HEAD.pack(*self.geometry, self.counts, self.runs, self.scores, *sizes)
+        return head + b"".join(x.tobytes() for x in arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Message":
         """Reads what `to_bytes` has written."""
-        *geometry, counts, runs, size = _HEAD.unpack_from(data)
-        values = memoryview(data)[_HEAD.size :]
-        ints = np.frombuffer(values[: 4 * size], np.int32)
-        floats = np.frombuffer(values[4 * size :], np.float32)
-        g = Geometry(*geometry)
-        return cls(g, counts, runs, ints, floats.reshape(len(packing.FLOATS), -1))
+        *geometry, counts, runs, scores, size, b, f, m, words, n, pairs = (
+            _HEAD.unpack_from(data)
+        )
+        start, arrays = _HEAD.size, []
+        for dtype, shape in (
+            (np.int32, (size,)),
+            (np.float32, (b, f)),
+            (np.uint32, (m, words)),
+            (np.int32, (n, pairs)),
+        ):
+            count = math.prod(shape)
+            arrays.append(np.frombuffer(data, dtype, count, start).reshape(shape))
+            start += 4 * count
+        return cls(Geometry(*geometry), counts, runs, scores, *arrays)
 
 
-_HEAD = struct.Struct("<3i??i")
+_HEAD = struct.Struct(f"<{len(Geometry._fields)}i3?7i")
 
 
 class Runner:
@@ -76,7 +94,7 @@ class Runner:
         target: Target,
         tell: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Takes over `params` and `pools`; nothing is compiled yet.
+        """Takes over `params` and `pools`; no step is compiled yet.
 
         Args:
           config: The model.
@@ -91,12 +109,14 @@ class Runner:
         self._everywhere = target.everywhere
         self.params, self._pools = params, pools
         small = state_shapes(config, slots, target.placement)
-        self._newest, self._counts = jax.tree.map(_zeros, small)
+        self._newest, self._counts, self._rules = jax.tree.map(_zeros, small)
         weights, *state = jax.tree.map(
-            shape_of, (params, pools, self._newest, self._counts)
+            shape_of, (params, pools, self._newest, self._counts, self._rules)
         )
         self._programs = Programs(config, target, columns, weights, tuple(state))
-        self._compiled: dict[Geometry, tuple[Any, Any]] = {}
+        self._write_masks, self._write_biases = self._programs.compile_rules()
+        self._mirror = Mirror(slots, config.vocab_size)
+        self._compiled: dict[tuple[Geometry, bool], tuple[Any, Any]] = {}
         self._news = threading.Condition()
 
     def lay_out(self, geometry: Geometry) -> None:
@@ -107,11 +127,11 @@ class Runner:
         """
         self.params = jax.tree.map(_put, self.params, self._programs.lay_out(geometry))
 
-    def compile(self, geometry: Geometry) -> None:
-        """Compiles both programs of one shape."""
-        done = self._programs.compile(geometry)
+    def compile(self, geometry: Geometry, scores: bool = False) -> None:
+        """Compiles both programs of one shape, or of its form that judges prompts."""
+        done = self._programs.compile(geometry, scores)
         with self._news:
-            self._compiled[geometry] = done
+            self._compiled[geometry, scores] = done
             self._news.notify_all()
 
     def dispatch(self, plan: Plan, seeds: dict[int, int]) -> Outputs:
@@ -121,11 +141,13 @@ class Runner:
         return self._start(plan, seeds, runs=True)
 
     def _start(self, plan: Plan, seeds: dict[int, int], runs: bool) -> Outputs:
-        ints, floats = packing.pack(
-            plan, self._programs.form(plan.geometry), self._slots, seeds
-        )
+        form = self._programs.form(plan.geometry, plan.scores)
+        ruled, masks, biases = self._mirror.update(plan)
+        ints, floats = packing.pack(plan, form, self._slots, seeds, ruled)
         counts = any(_penalized(row.sequence.sampling) for _, _, row in plan.placed())
-        message = Message(plan.geometry, counts, runs, ints, floats)
+        message = Message(
+            plan.geometry, counts, runs, plan.scores, ints, floats, masks, biases
+        )
         if self._tell:
             self._tell(message.to_bytes())
         return self.run(message)
@@ -136,10 +158,12 @@ class Runner:
         Waits until its shape is compiled, which here it may not be yet. There are no
         outputs where tokens are only counted.
         """
-        g = message.geometry
+        which = message.geometry, message.scores
         with self._news:
-            self._news.wait_for(lambda: g in self._compiled)
-        run, count = self._compiled[g]
+            self._news.wait_for(lambda: which in self._compiled)
+        run, count = self._compiled[which]
+        self._write(self._write_masks, message.masks)
+        self._write(self._write_biases, message.biases)
         small = (message.ints, message.floats)
         ints, floats = sharding.put(small, self._everywhere)
         if message.counts:
@@ -147,9 +171,27 @@ class Runner:
         if not message.runs:
             return {}
         self._pools, self._newest, outputs = run(
-            self.params, self._pools, self._newest, self._counts, ints, floats
+            self.params,
+            self._pools,
+            self._newest,
+            self._counts,
+            self._rules,
+            ints,
+            floats,
         )
         return outputs
+
+    def _write(self, writers: Writers, rows: np.ndarray) -> None:
+        """Writes rules into the device's state, in as few calls as are compiled."""
+        while len(rows):
+            most = next((n for n in writers if n >= len(rows)), max(writers))
+            padded = np.zeros((most, rows.shape[1]), rows.dtype)
+            padded[:, 0] = self._slots  # dropped
+            padded[: len(rows)] = rows[:most]
+            self._rules = writers[most](
+                self._rules, sharding.put(padded, self._everywhere)
+            )
+            rows = rows[most:]
 
 
 def _zeros(shape: jax.ShapeDtypeStruct) -> Array:

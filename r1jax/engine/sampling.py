@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from r1jax.typing import Array, Bool, Float, Int, UInt32, typechecked
 
 CANDIDATES = 64
+# The logit of a token that may not come; finite, so that differences stay numbers.
+FORBIDDEN = -1e30
 
 
 @flax.struct.dataclass
@@ -28,6 +30,25 @@ class RowSampling:
     repetition: Float[Array, " B"]
     top_k: Int[Array, " B"]
     seed: UInt32[Array, "B 2"]
+
+
+@typechecked
+def add_bias(
+    logits: Float[Array, "B V"], ids: Int[Array, "B K"], values: Float[Array, "B K"]
+) -> Float[Array, "B V"]:
+    """Adds numbers to some of each row's logits; ids beyond the vocabulary add none."""
+    rows = jnp.arange(len(logits))[:, None]
+    return logits.at[rows, ids].add(values, mode="drop")
+
+
+@typechecked
+def restrict(
+    logits: Float[Array, "B V"], masks: UInt32[Array, "B words"]
+) -> Float[Array, "B V"]:
+    """Forbids the tokens whose bits are not set; see `guides.Guide` for masks."""
+    bits = (masks[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[None, None]) & 1
+    allowed = bits.reshape(len(masks), -1)[:, : logits.shape[-1]] != 0
+    return jnp.where(allowed, logits, FORBIDDEN)
 
 
 @typechecked
@@ -63,7 +84,8 @@ def choose(
     """Chooses each row's token; temperature 0 takes the likeliest (lowest id on ties).
 
     Args:
-      logits: After penalties, float32.
+      logits: After bias, masks and penalties, float32. Each row has a token that is
+        not forbidden.
       rows: The rows' parameters.
       uniform: A draw in [0, 1) for each row.
     """
@@ -115,7 +137,9 @@ def _pick(
     nucleus = rows.top_p[:, None] < 1
     in_top_p = ~nucleus | (running - share < rows.top_p[:, None] * top_k_mass)
     in_min_p = share >= rows.min_p[:, None] * share[:, :1]
-    keep = in_top_k & in_top_p & in_min_p
+    # A share of nothing is a token forbidden, or too unlikely to come: rounding must
+    # not let it.
+    keep = in_top_k & in_top_p & in_min_p & (share > 0)
     kept = keep.sum(axis=-1)
 
     free = ~limited & ~nucleus & (rows.min_p[:, None] == 0)
@@ -127,6 +151,7 @@ def _pick(
     else:
         beyond = limited[:, 0] & (limit[:, 0] > few)
         settled = jnp.where(free[:, 0], index < few, (kept < few) & ~beyond)
+        settled |= share[:, -1] == 0  # nor is there anything behind it
     index = jnp.minimum(index, jnp.maximum(kept, 1) - 1)
     return jnp.take_along_axis(ids, index[:, None], axis=-1)[:, 0], settled
 

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from r1jax.cache import Geometry
+from r1jax.engine.guides import Rules
 from r1jax.engine.pages import Pages, name_pages
-from r1jax.engine.types import SamplingParams
+from r1jax.engine.types import PromptLogprob, SamplingParams
 
 
 @dataclass(eq=False)
@@ -46,6 +47,10 @@ class Sequence:
       computed: Tokens whose cache entries are written or being written.
       from_host: Tokens it was admitted with; later ones are read on the device.
       pending: 1 while its newest token is known to the device only.
+      rules: What may be said next; None where everything may.
+      stuck: Why nothing may, which ends the answer; None while something may.
+      judged: The prompt's log-probabilities so far, where they are asked for.
+      packed: What packing keeps of it from step to step.
       finished: True once its last event was sent.
       names: Of its full pages, as far as they were needed.
       named: How many of its pages were made findable, or were found.
@@ -66,6 +71,10 @@ class Sequence:
     computed: int = 0
     from_host: int = 0
     pending: int = 0
+    rules: Rules | None = None
+    stuck: str | None = None
+    judged: list[PromptLogprob] = field(default_factory=list)
+    packed: Any = None
     finished: bool = False
     names: list[bytes] = field(default_factory=list)
     named: int = 0
@@ -82,6 +91,16 @@ class Sequence:
     def answered(self) -> int:
         """Answer tokens so far, the pending one included."""
         return len(self.tokens) + self.pending - self.prompt_length
+
+    @property
+    def scores(self) -> bool:
+        """Whether its prompt is to be judged when fed: until the answer has begun."""
+        return self.sampling.prompt_logprobs is not None and not self.answered
+
+    @property
+    def waits(self) -> bool:
+        """Whether its next token needs one that is not read yet."""
+        return bool(self.pending) and self.rules is not None and self.rules.binds
 
 
 @dataclass(frozen=True)
@@ -108,10 +127,14 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """One step: its rows in the order of `geometry`, without the padding ones."""
+    """One step: its rows in the order of `geometry`, without the padding ones.
+
+    `scores` is True where a prompt among its chunks is to be judged.
+    """
 
     shares: list[Share]
     geometry: Geometry
+    scores: bool = False
 
     def placed(self) -> Iterator[tuple[int, int, Row]]:
         """Yields each row with its number and its first token's place in the step."""
@@ -130,6 +153,8 @@ class Shapes:
 
     Decodes alone come in powers of two up to `max_num_seqs`; chunks ride beside that
     many decodes. Only shapes that were opened are used, and the `first` ones suffice.
+    Prompts are judged in steps of one shape, `scoring`, once `scores` says that this
+    form of it is compiled.
     """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
@@ -143,6 +168,8 @@ class Shapes:
         mixed = [Geometry(most, *size) for size in sizes]
         self.first = [mixed[0], steady[-1]]
         self.rest = [g for g in (*steady, *mixed) if g not in self.first]
+        self.scoring = Geometry(most, 1, longest)
+        self.scores = False
         self._open: list[Geometry] = []
 
     def open(self, geometry: Geometry) -> None:
@@ -293,15 +320,22 @@ class Scheduler:
         self._shortest = not self._shortest
         left = [[s.from_host - s.computed for s in each] for each in feeding]
         most = max(map(len, decodes))
+        scores = False
         if any(left):
             geometry = self.shapes.mixed(max(left, key=sum))
+            scores = any(
+                s.scores for each in feeding for s in each[: geometry.chunks]
+            )
+            geometry = self.shapes.scoring if scores else geometry
         elif most:
             geometry = self.shapes.steady(most)
         else:
             return None
         chunks = [_chunks(each, geometry) for each in feeding]
         plan = Plan(
-            [Share(*share) for share in zip(decodes, chunks, strict=True)], geometry
+            [Share(*share) for share in zip(decodes, chunks, strict=True)],
+            geometry,
+            scores,
         )
         for _, _, row in plan.placed():
             row.sequence.computed += row.count
@@ -316,6 +350,8 @@ class Scheduler:
         for sequence in ready:
             if sequence.slot is None or sequence.answered >= sequence.limit:
                 continue  # preempted just now, or waiting for its last token
+            if sequence.waits:
+                continue
             known = sequence.computed + 1
             while not shard.pages.grow(sequence.pages, known, sequence.home):
                 victim = shard.running[-1]

@@ -14,8 +14,16 @@ from jax.sharding import NamedSharding
 
 from r1jax import model
 from r1jax.config import ModelConfig
-from r1jax.engine.sampling import RowSampling, choose_plain, draw, penalize
-from r1jax.engine.types import SamplingParams, check_tokens
+from r1jax.engine.guides import Guide
+from r1jax.engine.packing import halves
+from r1jax.engine.sampling import (
+    FORBIDDEN,
+    RowSampling,
+    choose_plain,
+    draw,
+    penalize,
+)
+from r1jax.engine.types import PromptLogprob, SamplingParams, check_tokens
 from r1jax.errors import ConfigError
 from r1jax.typing import Array, PyTree
 
@@ -105,27 +113,79 @@ def generate(
     *,
     max_model_len: int,
     seed: int = 0,
+    guide: Guide | None = None,
 ) -> list[int]:
     """Answers one prompt; returns the answer's tokens, an end token included.
 
-    `seed` is used where the request has none of its own.
+    `seed` is used where the request has none of its own. An answer whose rules leave
+    no token ends there.
     """
     run = whole_logits(config)
     tokens = list(prompt)
-    limit = min(sampling.max_tokens or max_model_len, max_model_len - len(prompt))
+    limit = max_model_len - len(prompt)
+    if sampling.max_tokens is not None:
+        limit = min(limit, sampling.max_tokens)
     ends = set(sampling.stop_token_ids)
     if not sampling.ignore_eos:
         ends |= set(config.eos_ids)
     row = _row(sampling, sampling.seed if sampling.seed is not None else seed)
     for _ in range(limit):
         logits = run(params, padded(tokens))[len(tokens) - 1][None]
+        for token, bias in sampling.logit_bias:
+            logits = logits.at[0, token].add(bias)
         in_prompt, answered = _counts(config, tokens, len(prompt))
         logits = penalize(logits, in_prompt, answered, row)
+        out = _forbidden(config, sampling, guide, tokens[len(prompt) :])
+        if out.all():
+            break
+        logits = jnp.where(out, FORBIDDEN, logits)
         uniform = draw(row.seed, jnp.array([len(tokens)]))
         tokens.append(int(choose_plain(logits, row, uniform)[0]))
         if tokens[-1] in ends:
             break
+        if guide is not None:
+            guide.advance(tokens[-1])
     return tokens[len(prompt) :]
+
+
+def judge(
+    config: ModelConfig, params: PyTree, prompt: Sequence[int], most: int
+) -> list[PromptLogprob]:
+    """Judges a prompt: what `types.Event.prompt` holds, with so many likeliest ones."""
+    logits = np.asarray(whole_logits(config)(params, padded(prompt)), np.float64)
+    judged: list[PromptLogprob] = [(prompt[0], None, ())]
+    for before, token in zip(logits, prompt[1:], strict=False):
+        values = before - np.log(np.exp(before - before.max()).sum()) - before.max()
+        best = np.argsort(-values, kind="stable")[:most]
+        likeliest = tuple((int(i), float(values[i])) for i in best)
+        judged.append((token, float(values[token]), likeliest))
+    return judged
+
+
+def _forbidden(
+    config: ModelConfig,
+    sampling: SamplingParams,
+    guide: Guide | None,
+    answer: list[int],
+) -> np.ndarray:
+    """Returns which tokens may not come next, bool [V]."""
+    out = np.zeros(config.vocab_size, bool)
+    mask = None if guide is None else guide.mask()
+    for token in range(config.vocab_size):
+        if mask is not None and not int(mask[token // 32]) >> token % 32 & 1:
+            out[token] = True
+        allowed = sampling.allowed_token_ids
+        if allowed is not None and token not in allowed:
+            out[token] = True
+    for *begin, last in sampling.bad_words:
+        if answer[len(answer) - len(begin) :] == begin:
+            out[last] = True
+    if len(answer) < sampling.min_tokens:
+        longer = out.copy()
+        longer[[*config.eos_ids, *sampling.stop_token_ids]] = True
+        if not longer.all():
+            return longer
+    return out
 
 
 def _counts(config: ModelConfig, tokens: list[int], prompt: int) -> tuple[Array, Array]:
@@ -137,7 +197,6 @@ def _counts(config: ModelConfig, tokens: list[int], prompt: int) -> tuple[Array,
 
 
 def _row(sampling: SamplingParams, seed: int) -> RowSampling:
-    seed &= 2**64 - 1
     return RowSampling(
         temperature=jnp.float32([sampling.temperature]),
         top_p=jnp.float32([sampling.top_p]),
@@ -146,5 +205,5 @@ def _row(sampling: SamplingParams, seed: int) -> RowSampling:
         frequency=jnp.float32([sampling.frequency_penalty]),
         repetition=jnp.float32([sampling.repetition_penalty]),
         top_k=jnp.int32([sampling.top_k]),
-        seed=jnp.asarray(np.array([[seed >> 32, seed & (2**32 - 1)]], np.uint32)),
+        seed=jnp.asarray(np.array([halves(seed)], np.uint32)),
     )

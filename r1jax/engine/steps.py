@@ -17,6 +17,11 @@ from r1jax.target import Target
 from r1jax.typing import Array, PyTree
 
 Outputs = dict[str, Array]
+# What a step gives beside the tokens: of them, and in a step that scores of the prompt.
+LOGPROBS = ("logprob", "top_ids", "top_logprobs")
+PROMPT_LOGPROBS = ("prompt_logprob", "prompt_ids", "prompt_logprobs")
+
+_JUDGED_AT_ONCE = 32  # tokens; their logits are as much as a large decode's
 
 # What `layers.linear.matvecs` needs: sums in any order, in the widest registers.
 CPU_OPTIONS: dict[str, Any] = {
@@ -33,6 +38,7 @@ def run_step(
     pools: Pools,
     newest: Array,
     counts: dict[str, Array],
+    rules: dict[str, Array],
     ints: Array,
     floats: Array,
 ) -> tuple[Pools, Array, Outputs]:
@@ -46,29 +52,30 @@ def run_step(
       pools: The cache (donated).
       newest: Each slot's last sampled token, int32 [slots] (donated).
       counts: Which tokens each slot's prompt and answer hold; see `count_tokens`.
+      rules: Each slot's mask and biases; see `write_masks` and `write_biases`.
       ints: The packed plan's integers.
       floats: The packed plan's floats.
 
     Returns:
       The pools, the newest tokens, and for each row its token and, where any row
-      wants them, log-probabilities.
+      wants them, log-probabilities; in a step that scores also those of the chunks'
+      tokens, by the flat index of the token before.
     """
     step = packing.unpack(ints, floats, form, target)
     batch = _with_device_tokens(step, newest)
-    hidden, pools = model.step(config, params, pools, batch, step.last)
+    judged: Outputs = {}
+    if step.targets is None:
+        hidden, pools = model.step(config, params, pools, batch, step.last)
+    else:
+        every, pools = model.step(config, params, pools, batch)
+        judged = _judge(params, every, step.targets, form)
+        hidden = batch.pick(every, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
     rows = step.sampling
-    plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)
-    penalized = jax.lax.cond(
-        plain.all(),
-        lambda: logits,
-        lambda: sampling.penalize(
-            logits, counts["prompt"][slot], counts["answer"][slot], rows
-        ),
-    )
+    adjusted = _adjust(logits, step, slot, counts, rules)
     uniform = sampling.draw(rows.seed, batch.positions[step.last] + 1)
-    token = sampling.choose(penalized, rows, uniform)
+    token = sampling.choose(adjusted, rows, uniform)
     own, ids, best = jax.lax.cond(
         (step.logprobs != 0).any(),
         lambda: sampling.log_probabilities(logits, token, MAX_LOGPROBS),
@@ -76,8 +83,94 @@ def run_step(
     )
     kept = jnp.where(step.samples != 0, step.slot, len(newest))
     newest = newest.at[kept].set(token, mode="drop")
-    outputs = {"token": token, "logprob": own, "top_ids": ids, "top_logprobs": best}
-    return pools, newest, outputs
+    outputs = {"token": token, **dict(zip(LOGPROBS, (own, ids, best), strict=True))}
+    return pools, newest, outputs | judged
+
+
+def _adjust(
+    logits: Array,
+    step: packing.StepInput,
+    slot: Array,
+    counts: dict[str, Array],
+    rules: dict[str, Array],
+) -> Array:
+    """Applies biases, penalties and masks to the rows that have them, in this order.
+
+    Penalties and masks would come to the same in the other order, but for penalties
+    that bring a forbidden token back. Where no row has any, the logits pass as they
+    are.
+    """
+    rows = step.sampling
+    plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)
+    biased = (step.rules & packing.BIASED) != 0
+    masked = (step.rules & packing.MASKED) != 0
+
+    def bias(logits: Array) -> Array:
+        values = jnp.where(biased[:, None], rules["biases"][slot], 0)
+        return sampling.add_bias(logits, rules["biased"][slot], values)
+
+    def penalize(logits: Array) -> Array:
+        seen = counts["prompt"][slot], counts["answer"][slot]
+        return sampling.penalize(logits, *seen, rows)
+
+    def restrict(logits: Array) -> Array:
+        every = np.uint32(2**32 - 1)
+        masks = jnp.where(masked[:, None], rules["masks"][slot], every)
+        return sampling.restrict(logits, masks)
+
+    def adjust() -> Array:
+        out = logits
+        for some, apply in ((biased, bias), (~plain, penalize), (masked, restrict)):
+            out = jax.lax.cond(some.any(), apply, lambda x: x, out)
+        return out
+
+    return jax.lax.cond((biased | ~plain | masked).any(), adjust, lambda: logits)
+
+
+def write_masks(rules: dict[str, Array], rows: Array) -> dict[str, Array]:
+    """Gives slots new masks (`rules` is donated); see `rules.Changes` for the rows."""
+    slot = rows[:, 0].astype(jnp.int32)
+    masks = rules["masks"].at[slot].set(rows[:, 1:], mode="drop")
+    return rules | {"masks": masks}
+
+
+def write_biases(rules: dict[str, Array], rows: Array) -> dict[str, Array]:
+    """Gives slots new biases (`rules` is donated); see `rules.Changes`."""
+    slot, tokens, bits = rows[:, 0], *jnp.split(rows[:, 1:], 2, axis=1)
+    biased = rules["biased"].at[slot].set(tokens, mode="drop")
+    values = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    biases = rules["biases"].at[slot].set(values, mode="drop")
+    return rules | {"biased": biased, "biases": biases}
+
+
+def _judge(params: PyTree, hidden: Array, targets: Array, form: Form) -> Outputs:
+    """Returns log-probabilities of the tokens that follow the chunks' tokens.
+
+    Block by block, so that the logits of a long chunk are never there all at once.
+    """
+    g, shards = form.geometry, form.shards
+    tokens = g.chunks * g.chunk_tokens
+    pad = -tokens % _JUDGED_AT_ONCE
+
+    def blocks(x: Array) -> Array:
+        x = x.reshape(shards, g.tokens, *x.shape[1:])[:, g.decodes :]
+        x = jnp.pad(x, [(0, 0), (0, pad), *[(0, 0)] * (x.ndim - 2)])
+        x = x.reshape(shards, -1, _JUDGED_AT_ONCE, *x.shape[2:])
+        return jnp.moveaxis(x, 1, 0).reshape(x.shape[1], -1, *x.shape[3:])
+
+    def whole(x: Array) -> Array:
+        x = x.reshape(len(x), shards, _JUDGED_AT_ONCE, *x.shape[2:])
+        x = jnp.moveaxis(x, 0, 1).reshape(shards, tokens + pad, *x.shape[3:])
+        x = x[:, :tokens]
+        x = jnp.pad(x, [(0, 0), (g.decodes, 0), *[(0, 0)] * (x.ndim - 2)])
+        return x.reshape(-1, *x.shape[2:])
+
+    def judge(block: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        logits = model.logits(params, block[0])
+        return sampling.log_probabilities(logits, block[1], MAX_LOGPROBS)
+
+    found = jax.lax.map(judge, (blocks(hidden), blocks(targets)))
+    return dict(zip(PROMPT_LOGPROBS, map(whole, found), strict=True))
 
 
 def count_tokens(

@@ -9,14 +9,16 @@ from r1jax.errors import ConfigError, RequestError
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
+MAX_BIASES = 1024
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How to choose the next token; the defaults are R1's recommendations.
 
-    Order: penalties on the logits, then temperature, then top-k, top-p and min-p,
-    each judged on the probabilities at that temperature.
+    Order: `logit_bias` on the logits, then penalties, then the masks (allowed tokens,
+    bad words, min_tokens, a guide), then temperature, then top-k, top-p and min-p, each
+    judged on the probabilities at that temperature.
 
     Attributes:
       temperature: 0 takes the likeliest token.
@@ -32,15 +34,16 @@ class SamplingParams:
       stop_token_ids: Tokens that end the answer, beside the model's own.
       ignore_eos: Goes on after the model's own end tokens.
       min_tokens: Neither the model's end tokens nor `stop_token_ids` are chosen
-        before the answer has this many tokens.
-      logit_bias: (token, number added to its logit) pairs, before penalties.
+        before the answer has this many tokens, where anything else may come.
+      logit_bias: (token, number added to its logit) pairs, -100 to 100, before
+        penalties; 1024 at most.
       allowed_token_ids: The only tokens that may be chosen; None allows all.
-      bad_words: Token sequences of which none may be completed.
+      bad_words: Token sequences of which none may be completed within the answer.
       priority: Requests of a lower number are served first; the order of arrival
         decides among equals.
       logprobs: None for no log-probabilities; otherwise each token comes with its
         own and with those of this many (0 to 20) likeliest ones. They are of the
-        model's distribution before penalties and temperature.
+        model's distribution before bias, masks, penalties and temperature.
       prompt_logprobs: The same of the prompt's tokens, which come with the first
         event. With it max_tokens may be 0: the prompt is only judged.
     """
@@ -79,12 +82,16 @@ class SamplingParams:
             "frequency_penalty": (-2.0, 2.0),
             "repetition_penalty": (0.0, 10.0),
             "seed": (-MAX_SEED - 1, MAX_SEED),
-            "max_tokens": (1, 2**31 - 1),
+            "max_tokens": (0, 2**31 - 1),
+            "min_tokens": (0, 2**31 - 1),
+            "priority": (-(2**31), 2**31 - 1),
             "logprobs": (0, MAX_LOGPROBS),
+            "prompt_logprobs": (0, MAX_LOGPROBS),
         }
+        optional = ("seed", "max_tokens", "logprobs", "prompt_logprobs")
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if value is None and name in ("seed", "max_tokens", "logprobs"):
+            if value is None and name in optional:
                 continue
             open_below = name in ("top_p", "repetition_penalty")
             if (
@@ -101,6 +108,51 @@ class SamplingParams:
                     + (f", above {low}" if open_below else ""),
                     f"choose {name} within that range, or leave it out",
                 )
+        self._check_lengths()
+        self._check_rules()
+
+    def _check_lengths(self) -> None:
+        if self.max_tokens is None:
+            return
+        if self.max_tokens == 0 and self.prompt_logprobs is None:
+            raise RequestError(
+                "max_tokens is 0",
+                "nothing is asked for: neither an answer nor a judgement of the prompt",
+                "set max_tokens to at least 1, or ask for prompt_logprobs",
+            )
+        if self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens is {self.min_tokens} and max_tokens {self.max_tokens}",
+                "the answer would have to be longer than it may be",
+                f"choose min_tokens of at most {self.max_tokens}",
+            )
+
+    def _check_rules(self) -> None:
+        if len(self.logit_bias) > MAX_BIASES:
+            raise RequestError(
+                f"logit_bias has {len(self.logit_bias)} entries",
+                f"there is room for {MAX_BIASES} of a request",
+                "keep the most important ones, or name allowed_token_ids",
+            )
+        for token, bias in self.logit_bias:
+            if not -100 <= bias <= 100:  # and what is not a number
+                raise RequestError(
+                    f"logit_bias of token {token} is {bias!r}",
+                    "it must lie between -100 and 100",
+                    "-100 all but forbids a token, 100 all but commands it",
+                )
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise RequestError(
+                "allowed_token_ids is empty",
+                "no token could be chosen",
+                "name at least one, or leave allowed_token_ids out",
+            )
+        if not all(self.bad_words):
+            raise RequestError(
+                "bad_words has a word of no tokens",
+                "nothing completes it",
+                "leave the empty word out",
+            )
 
 
 PromptLogprob = tuple[int, float | None, tuple[tuple[int, float], ...]]
@@ -217,3 +269,24 @@ def check_tokens(config: ModelConfig, tokens: Sequence[int]) -> None:
             f"ids go from 0 to {config.vocab_size - 1}",
             "encode the prompt with this model's tokenizer",
         )
+
+
+def check_rules(config: ModelConfig, sampling: SamplingParams) -> None:
+    """Refuses rules about tokens that the model does not know.
+
+    Raises:
+      RequestError: Says which id, in which field, and the range.
+    """
+    named = {
+        "logit_bias": [token for token, _ in sampling.logit_bias],
+        "allowed_token_ids": sampling.allowed_token_ids or (),
+        "bad_words": [token for word in sampling.bad_words for token in word],
+    }
+    for name, tokens in named.items():
+        for token in tokens:
+            if not 0 <= token < config.vocab_size:
+                raise RequestError(
+                    f"token id {token} in {name}",
+                    f"ids go from 0 to {config.vocab_size - 1}",
+                    "name tokens of this model's tokenizer",
+                )

@@ -57,6 +57,9 @@ def keep(
             f"{g.chunks} chunks of {g.chunk_tokens}"
         )
         programs.compile(g)
+    say("keeping the step that judges prompts, and the writing of rules")
+    programs.compile(steps.scoring, scores=True)
+    programs.compile_rules()
     return _flags(setup, rows, chunk, pages)
 
 

@@ -2,6 +2,7 @@
 
 import threading
 
+from r1jax.engine.guides import Guide
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import Event, SamplingParams
 
@@ -43,11 +44,13 @@ class Answer:
         return self.events[-1].finish
 
 
-def submit(engine: Engine, prompt: list[int], **sampling: object) -> tuple[int, Answer]:
+def submit(
+    engine: Engine, prompt: list[int], guide: Guide | None = None, **sampling: object
+) -> tuple[int, Answer]:
     """Submits a request; greedy where nothing else is said."""
     answer = Answer()
     params = SamplingParams(**{"temperature": 0.0, **sampling})  # type: ignore[arg-type]
-    return engine.submit(prompt, params, answer), answer
+    return engine.submit(prompt, params, answer, guide), answer
 
 
 def ask(engine: Engine, prompt: list[int], **sampling: object) -> Answer:

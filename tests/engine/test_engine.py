@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.collect import ask, submit
+from engine.toy_guides import Ends, Swings, Turns
 from r1jax import cache, model, parameters, sharding
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
@@ -280,16 +281,23 @@ def test_penalties_begin_anew_for_each_request(roomy, plain_answers):
 
 
 def test_nothing_is_compiled_while_serving(roomy, caplog, monkeypatch):
-    def no_more(self, geometry):
+    def no_more(self, geometry, scores=False):
         raise AssertionError(f"{geometry} is compiled on a request's path")
 
     monkeypatch.setattr(Runner, "compile", no_more)
     caplog.set_level(logging.WARNING)
     jax.config.update("jax_log_compiles", True)
     try:
+        rules = dict(allowed_token_ids=(1, 2), logit_bias=((3, 1.0),))
         answers = [
             submit(
-                roomy, prompt_of(n), max_tokens=5, frequency_penalty=n % 2, logprobs=2
+                roomy,
+                prompt_of(n),
+                max_tokens=5,
+                frequency_penalty=n % 2,
+                logprobs=2,
+                prompt_logprobs=None if n % 3 else n % 4,
+                **(rules if n > 50 else {}),
             )[1]
             for n in (1, 30, 70, 128, 40, 64)
         ]
@@ -308,7 +316,9 @@ def test_every_transfer_of_a_step_is_on_purpose(roomy):
     try:
         with pytest.raises(Exception, match="Disallowed"):
             jnp.sin(np.ones(3, np.float32)).block_until_ready()
-        answer = ask(roomy, prompt_of(70), max_tokens=5, logprobs=2, presence_penalty=1)
+        asked = dict(logprobs=2, prompt_logprobs=2, presence_penalty=1)
+        rules = dict(logit_bias=((3, 1.0),), allowed_token_ids=(1, 2))
+        answer = ask(roomy, prompt_of(70), max_tokens=5, **asked, **rules)
     finally:
         jax.config.update("jax_transfer_guard", "allow")
     assert answer.finish == "length"
@@ -342,3 +352,170 @@ def test_end_tokens_of_the_model_stop_it(params):
     config = dataclasses.replace(CONFIG, eos_ids=(free[1],))
     stopped = simple.generate(config, params, prompt, sampling, max_model_len=12)
     assert stopped == free[: free.index(free[1]) + 1]
+
+
+# Prompt length, sampling and guide of requests that may not say everything. Of the
+# plain answers to these prompts, what is forbidden here would come at once.
+RULED = [
+    (5, dict(temperature=0.0, logit_bias=((7, 100.0), (9, 3.5))), None),
+    (70, dict(temperature=1.0, seed=3, logit_bias=((7, -100.0), (63, 4.0))), None),
+    (30, dict(temperature=0.0, allowed_token_ids=(1, 40, 63)), None),
+    (12, dict(temperature=2.0, top_k=40, seed=4, allowed_token_ids=(0, 33)), None),
+    (3, dict(temperature=0.0, bad_words=((5,), (17,), (17, 40))), None),
+    (33, dict(temperature=0.0, min_tokens=12), None),
+    (64, dict(temperature=0.9, min_tokens=30, seed=8), None),
+    (9, dict(temperature=0.0), lambda: Turns(64)),
+    (100, dict(temperature=1.2, top_p=0.9, seed=5, logprobs=2), lambda: Turns(64)),
+    (1, dict(temperature=0.0), lambda: Swings(50, 3, 64)),
+    (
+        17,
+        dict(
+            temperature=0.8,
+            seed=6,
+            min_tokens=25,
+            repetition_penalty=1.3,
+            frequency_penalty=0.5,
+            logit_bias=((2, 5.0),),
+            bad_words=((2, 4), (4, 2), (6,)),
+        ),
+        lambda: Turns(64),
+    ),
+]
+
+
+def ruled(params):
+    """RULED, with the words and end tokens that bite, and 40 tokens at most."""
+    for length, sampling, guide in RULED:
+        asked = {"max_tokens": 40, **sampling}
+        free = simple.generate(
+            CONFIG,
+            params,
+            prompt_of(length),
+            SamplingParams(temperature=0, max_tokens=8),
+            max_model_len=LONGEST,
+        )
+        if "bad_words" in sampling:
+            asked["bad_words"] += ((free[0],), tuple(free[1:3]))
+        if "min_tokens" in sampling:
+            asked["stop_token_ids"] = tuple({*free, *range(0, 64, 3)})
+        yield prompt_of(length), asked, guide or (lambda: None)
+
+
+@pytest.fixture(scope="module")
+def ruled_answers(params):
+    """What the plain loop answers to each of RULED."""
+    return [
+        simple.generate(
+            CONFIG,
+            params,
+            prompt,
+            SamplingParams(**asked),
+            max_model_len=LONGEST,
+            guide=guide(),
+        )
+        for prompt, asked, guide in ruled(params)
+    ]
+
+
+def test_rules_bite_in_the_plain_loop(params, ruled_answers):
+    """So that what holds of the engine below is not held by chance."""
+    for i, (prompt, asked, _) in enumerate(ruled(params)):
+        rules = ("logit_bias", "allowed_token_ids", "bad_words", "min_tokens")
+        free = {name: value for name, value in asked.items() if name not in rules}
+        sampling = SamplingParams(**free)
+        plain = simple.generate(CONFIG, params, prompt, sampling, max_model_len=LONGEST)
+        assert plain != ruled_answers[i], RULED[i]
+    assert set(ruled_answers[2]) <= {1, 40, 63}
+    assert len(ruled_answers[6]) >= 30
+    assert [token % 2 for token in ruled_answers[7]] == [0, 1] * 20
+    assert ruled_answers[9][3:] == [3, 50] * 18 + [3]
+
+
+def test_a_crowd_with_rules_gets_the_tokens_of_the_plain_loop(
+    engine, params, plain_answers, ruled_answers
+):
+    """Beside others that have none, whatever slots and pages they lose meanwhile."""
+    before = engine.stats()
+    answers = []
+    for i, (prompt, asked, guide) in enumerate(ruled(params)):
+        answers.append(submit(engine, prompt, guide(), **asked)[1])
+        if i < len(REQUESTS):
+            length, sampling = REQUESTS[i]
+            free = {"max_tokens": 40, **sampling}
+            answers.append(submit(engine, prompt_of(length), **free)[1])
+    wanted = iter(ruled_answers), iter(plain_answers)
+    for i, answer in enumerate(answers):
+        assert answer.wait().tokens == next(wanted[i % 2] if i < 20 else wanted[0]), i
+    if engine.options.max_num_seqs == 3:
+        assert engine.stats().preemptions > before.preemptions
+
+
+def test_logprobs_are_of_the_model_before_its_rules(roomy):
+    length, asked = 20, dict(max_tokens=1, logprobs=3)
+    free = ask(roomy, prompt_of(length), **asked).events[0]
+    [other] = [t for t, _ in free.top_logprobs][1:2]
+    held = ask(roomy, prompt_of(length), allowed_token_ids=(other,), **asked).events[0]
+    assert held.token == other
+    assert held.logprob == free.top_logprobs[1][1]
+    assert held.top_logprobs == free.top_logprobs
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_an_answer_that_cannot_go_on_ends_alone_and_says_why(roomy, raises):
+    others = [submit(roomy, prompt_of(9), Turns(64), max_tokens=20)[1]]
+    answer = submit(roomy, prompt_of(5), Ends(4, 64, raises), max_tokens=20)[1].wait()
+    others.append(submit(roomy, prompt_of(9), max_tokens=20)[1])
+    assert len(answer.tokens) == 4
+    assert answer.finish == "error"
+    assert answer.events[-1].token is None
+    words = "the grammar is lost" if raises else "allow no token"
+    assert words in answer.events[-1].error
+    for other in others:
+        assert other.wait().finish == "length"
+    never = ask(roomy, prompt_of(5), allowed_token_ids=(5,), bad_words=((5,),))
+    assert (never.tokens, never.finish) == ([], "error")
+
+
+def test_binding_guides_alone_take_one_step_for_each_token(roomy):
+    before = roomy.stats().steps
+    ask(roomy, prompt_of(70), guide=Turns(64), max_tokens=10)
+    assert roomy.stats().steps - before == 10
+
+
+def near(judged, wanted):
+    """Whether two judgements are one, where equal numbers may change places."""
+    assert [token for token, _, _ in judged] == [token for token, _, _ in wanted]
+    assert judged[0] == wanted[0] == (judged[0][0], None, ())
+    for (_, own, best), (_, other, likeliest) in zip(
+        judged[1:], wanted[1:], strict=True
+    ):
+        assert own == pytest.approx(other, abs=1e-5)
+        values = dict(best)
+        assert values == pytest.approx(dict(likeliest), abs=1e-5)
+        assert [*values.values()] == sorted(values.values(), reverse=True)
+
+
+def test_prompts_are_judged_as_the_plain_loop_judges_them(engine, params):
+    """Chunk by chunk where they are long, beside answers that go on."""
+    lengths = (1, 2, 17, 100, LONGEST - 1, LONGEST)
+    other = submit(engine, prompt_of(5), max_tokens=40, temperature=1, seed=1)[1]
+    answers = [
+        submit(
+            engine, prompt_of(length), max_tokens=0 if n % 2 else 1, prompt_logprobs=n
+        )[1]
+        for n, length in enumerate(lengths)
+    ]
+    for n, (length, answer) in enumerate(zip(lengths, answers, strict=True)):
+        [event] = answer.wait().events
+        assert event.finish == "length"
+        assert (event.token is None) == bool(n % 2)
+        near(event.prompt, simple.judge(CONFIG, params, prompt_of(length), n))
+    assert len(other.wait().tokens) == 40
+
+
+def test_a_judged_prompt_is_answered_as_any_other(engine, params, plain_answers):
+    length, sampling = REQUESTS[1]
+    answer = ask(engine, prompt_of(length), **sampling, prompt_logprobs=20)
+    assert answer.tokens == plain_answers[1]
+    near(answer.events[0].prompt, simple.judge(CONFIG, params, prompt_of(length), 20))
+    assert not any(event.prompt for event in answer.events[1:])

@@ -13,20 +13,24 @@ from r1jax.engine.runner import Message
 def message(number: int, counts: bool = False, runs: bool = True) -> Message:
     geometry = Geometry(2, 1, 8)
     floats = np.arange(6 * geometry.rows, dtype=np.float32).reshape(6, -1) / 7
-    return Message(
-        geometry, counts, runs, np.arange(-5, number, dtype=np.int32), floats
-    )
+    ints = np.arange(-5, number, dtype=np.int32)
+    masks = np.arange(number * 4, dtype=np.uint32).reshape(-1, 4) + np.uint32(2**31)
+    biases = np.zeros((0, 5), np.int32) if counts else ints[:10].reshape(2, 5)
+    return Message(geometry, counts, runs, not counts, ints, floats, masks, biases)
 
 
 @pytest.mark.parametrize("counts", [True, False])
 def test_a_message_comes_out_as_it_went_in(counts):
     sent = message(100, counts)
     read = Message.from_bytes(sent.to_bytes())
-    assert (read.geometry, read.counts) == (sent.geometry, sent.counts)
-    np.testing.assert_array_equal(read.ints, sent.ints)
-    np.testing.assert_array_equal(read.floats, sent.floats)
-    assert read.ints.dtype == np.int32
-    assert read.floats.dtype == np.float32
+    for name, value in vars(sent).items():
+        found = getattr(read, name)
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(found, value)
+            assert found.dtype == value.dtype
+        else:
+            assert found == value
+            assert type(found) is type(value)
 
 
 class LeftError(Exception):
@@ -73,15 +77,15 @@ class FakeRunner:
 
 def test_steps_run_in_order_one_ahead_of_the_other():
     runner = FakeRunner()
-    follow(runner, FakeHosts(message(1), message(2), message(3), None))
-    assert runner.started == [6, 7, 8]
-    assert runner.finished == [6, 7]
+    follow(runner, FakeHosts(message(5), message(6), message(7), None))
+    assert runner.started == [10, 11, 12]
+    assert runner.finished == [10, 11]
 
 
 def test_a_step_that_fails_is_told_in_a_line():
     runner = FakeRunner()
-    runner.breaks = 6
+    runner.breaks = 10
     with pytest.raises(LeftError) as left:
-        follow(runner, FakeHosts(message(1), message(2), message(3), None))
+        follow(runner, FakeHosts(message(5), message(6), message(7), None))
     assert str(left.value) == "a step failed: out of memory"
-    assert runner.started == [6, 7]
+    assert runner.started == [10, 11]

@@ -2,8 +2,11 @@
 
 import dataclasses
 import threading
+import time
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from engine.collect import Answer, ask, submit
@@ -11,6 +14,8 @@ from engine.fake_device import VOCABULARY, FakeDevice, simple_answer
 from r1jax.engine import loop
 from r1jax.engine.loop import Engine
 from r1jax.engine.pages import Pages
+from r1jax.engine.scheduler import Scheduler
+from r1jax.engine.steps import PROMPT_LOGPROBS
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import ConfigError, RequestError
 from r1jax.presets import preset
@@ -38,13 +43,15 @@ class FakeRunner:
 
     permits: Permits | None = None
     broken: Exception | None = None
+    judging: Any = None  # waited for when the step that judges prompts is compiled
 
     def __init__(self, config, params, pools, slots, columns, target, tell=None):
         _, pages, _, size, _ = pools["key"].shape
         self.device = FakeDevice([Pages(pages, size)], slots)
 
-    def compile(self, geometry):
-        pass
+    def compile(self, geometry, scores=False):
+        if scores and self.judging:
+            self.judging()
 
     def dispatch(self, plan, seeds):
         if self.permits:
@@ -52,7 +59,10 @@ class FakeRunner:
         if self.broken:
             raise self.broken
         assert {row.sequence.id for _, _, row in plan.placed()} <= set(seeds)
-        return {"token": self.device.run(plan)}
+        tokens = plan.geometry.tokens
+        judged = np.zeros(tokens), np.zeros((tokens, 2)), np.zeros((tokens, 2))
+        scores = dict(zip(PROMPT_LOGPROBS, judged, strict=True)) if plan.scores else {}
+        return {"token": self.device.run(plan), **scores}
 
 
 @pytest.fixture
@@ -64,6 +74,7 @@ def make_engine(monkeypatch):
         *,
         paused=False,
         broken=None,
+        judging=None,
         pages=12,
         slots=2,
         eos=(),
@@ -74,6 +85,7 @@ def make_engine(monkeypatch):
             permits = Permits() if paused else None
 
         Runner.broken = broken
+        Runner.judging = staticmethod(judging) if judging else None
         monkeypatch.setattr(loop, "Runner", Runner)
         pools = {"key": jnp.zeros((1, pages + 1, 1, PAGE, 1))}
         limits = EngineOptions(LONGEST, slots, 8, PAGE, **options)
@@ -376,3 +388,95 @@ def test_the_engines_of_other_processes_take_no_requests(make_engine):
     with pytest.raises(RequestError, match="ask process 0"):
         submit(engine, [1])
     engine.wait_until_closed()
+
+
+def test_a_prompt_alone_is_judged_and_ends_without_a_token(make_engine):
+    [event] = ask(make_engine(), [4, 5, 6], max_tokens=0, prompt_logprobs=1).events
+    assert (event.token, event.finish) == (None, "length")
+    assert event.prompt == ((4, None, ()), (5, 0.0, ((0, 0.0),)), (6, 0.0, ((0, 0.0),)))
+    whole = [7] * LONGEST
+    assert ask(make_engine(), whole, max_tokens=0, prompt_logprobs=0).finish == "length"
+    with pytest.raises(RequestError, match="24 tokens"):
+        ask(make_engine(), whole, max_tokens=1, prompt_logprobs=0)
+
+
+def test_prompts_wait_for_the_step_that_judges_them_and_nobody_else_does(
+    make_engine, monkeypatch
+):
+    compiled, plans = threading.Event(), []
+    plan = Scheduler.plan
+    monkeypatch.setattr(Scheduler, "plan", lambda s: plans.append(1) or plan(s))
+    engine = make_engine(judging=lambda: compiled.wait(60))
+    asked = dict(max_tokens=3, prompt_logprobs=0)
+    _, first = submit(engine, [1, 2], **asked)
+    number, second = submit(engine, [2, 3], **asked)
+    assert ask(engine, [3], max_tokens=4).tokens == simple_answer([3], 4)
+    engine.cancel(number)
+    assert second.wait().finish == "abort"
+    before = len(plans)
+    time.sleep(0.1)
+    assert len(plans) - before <= 2  # the thread sleeps meanwhile
+    assert first.events == []
+    compiled.set()
+    assert first.wait().tokens == simple_answer([1, 2], 3)
+    assert len(first.events[0].prompt) == 2
+    assert not any(event.prompt for event in first.events[1:])
+
+
+def test_closing_ends_those_who_wait_to_be_judged(make_engine):
+    compiled = threading.Event()
+    engine = make_engine(judging=lambda: compiled.wait(60))
+    answer = submit(engine, [1, 2], prompt_logprobs=0)[1]
+    threading.Timer(0.1, compiled.set).start()
+    engine.close()
+    assert answer.wait().finish == "abort"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_that_step_cannot_be_compiled_they_are_told_and_others_served(
+    make_engine,
+):
+    proceed = threading.Event()
+
+    def fail():
+        proceed.wait(60)
+        raise RuntimeError("no room for it")
+
+    engine = make_engine(judging=fail)
+    early = submit(engine, [1, 2], prompt_logprobs=0)[1]
+    proceed.set()
+    engine.wait_until_compiled()
+    late = submit(engine, [1, 2], prompt_logprobs=0)[1]
+    for answer in (early, late):
+        [event] = answer.wait().events
+        assert event.finish == "error"
+        assert "no room for it" in event.error
+    assert ask(engine, [3], max_tokens=4).tokens == simple_answer([3], 4)
+
+
+class Following:
+    """Allows all, and notes what it is told; binds if it is told to."""
+
+    def __init__(self, binds):
+        self.binds, self.said = binds, []
+
+    def mask(self):
+        raise AssertionError("masks are asked for on the way to the device alone")
+
+    def advance(self, token):
+        self.said.append(token)
+
+
+@pytest.mark.parametrize("binds", [True, False])
+def test_a_guide_follows_its_answer_whatever_happens_to_its_pages(make_engine, binds):
+    engine = make_engine(slots=3)
+    guides = [Following(binds) for _ in range(9)]
+    answers = [
+        submit(engine, [i, i + 1], guide, max_tokens=14)[1]
+        for i, guide in enumerate(guides)
+    ]
+    for i, (guide, answer) in enumerate(zip(guides, answers, strict=True)):
+        wanted = simple_answer([i, i + 1], 14)
+        assert answer.wait().tokens == wanted
+        assert guide.said == wanted[:-1]
+    assert engine.stats().preemptions > 0

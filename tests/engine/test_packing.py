@@ -79,7 +79,8 @@ plans = st.builds(
 def test_the_device_unpacks_what_the_host_packed(plan, seed):
     rows = {number: (place, row) for number, place, row in plan.placed()}
     seeds = {row.sequence.id: seed - row.sequence.id for _, row in rows.values()}
-    step = UNPACK(*pack(plan, FORM, SLOTS, seeds))
+    ruled = dict.fromkeys(list(rows)[::2], 2)
+    step = UNPACK(*pack(plan, FORM, SLOTS, seeds, ruled))
     step = jax.tree.map(np.asarray, step)
     batch, drawn = step.batch, step.sampling
     fed = np.zeros(FORM.shards * GEOMETRY.tokens, bool)
@@ -99,6 +100,7 @@ def test_the_device_unpacks_what_the_host_packed(plan, seed):
         assert batch.homes[number] == s.home
         assert bool(step.from_device[number]) == row.decode
         assert bool(step.samples[number]) == row.samples
+        assert step.rules[number] == ruled.get(number, 0)
         assert step.prompt_length[number] == s.prompt_length
         assert bool(step.logprobs[number]) == (sampling.logprobs is not None)
         assert drawn.temperature[number] == sampling.temperature

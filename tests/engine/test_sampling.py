@@ -12,12 +12,15 @@ from scipy.stats import chisquare
 
 from r1jax.engine.sampling import (
     CANDIDATES,
+    FORBIDDEN,
     RowSampling,
+    add_bias,
     choose,
     choose_plain,
     draw,
     log_probabilities,
     penalize,
+    restrict,
 )
 from r1jax.engine.steps import CPU_OPTIONS
 
@@ -215,3 +218,44 @@ def test_log_probabilities_are_those_of_the_softmax(rng):
     np.testing.assert_allclose(own, exact[range(5), tokens], atol=1e-5)
     assert np.asarray(ids).tolist() == np.argsort(-exact, axis=1)[:, :20].tolist()
     np.testing.assert_allclose(best, -np.sort(-exact, axis=1)[:, :20], atol=1e-5)
+
+
+def test_a_mask_forbids_the_tokens_without_a_bit(rng):
+    vocabulary = 70
+    logits = rng.standard_normal((3, vocabulary)).astype(np.float32)
+    masks = rng.integers(0, 2**32, (3, 3), dtype=np.uint32)
+    found = restrict(jnp.asarray(logits), jnp.asarray(masks))
+    for i, j in np.ndindex(3, vocabulary):
+        may = int(masks[i, j // 32]) >> j % 32 & 1
+        assert float(found[i, j]) == (logits[i, j] if may else np.float32(FORBIDDEN))
+
+
+def test_biases_are_added_and_ids_beyond_the_vocabulary_add_none(rng):
+    logits = rng.standard_normal((2, 9)).astype(np.float32)
+    ids = jnp.int32([[1, 8, 1, 9], [0, 9, 9, 9]])
+    values = jnp.float32([[1, 2, 4, 100], [-3, 100, 100, 100]])
+    found = np.asarray(add_bias(jnp.asarray(logits), ids, values)) - logits
+    wanted = [[0, 5, 0, 0, 0, 0, 0, 0, 2], [-3] + [0] * 8]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [CHOOSE, PLAIN], ids=["few", "plain"])
+@pytest.mark.parametrize("allowed", [1, 3, CANDIDATES + 10])
+def test_a_forbidden_token_is_never_chosen(form, allowed, rng):
+    """Whatever the filters, and at the very ends of the draw."""
+    logits = jnp.float32(rng.standard_normal((ROWS, VOCABULARY)) * 5)
+    kept = np.argsort(rng.random((ROWS, VOCABULARY)), axis=1)[:, :allowed]
+    masks = np.zeros((ROWS, VOCABULARY // 32), np.uint32)
+    for row, tokens in enumerate(kept):
+        for token in tokens:
+            masks[row, token // 32] |= np.uint32(1 << token % 32)
+    rows = rows_of(
+        temperature=rng.choice([0.0, 1e-3, 1.0, 2.0], ROWS),
+        top_p=rng.choice([0.5, 0.999, 1.0], ROWS),
+        top_k=rng.choice([0, 2, 5, 150], ROWS),
+        min_p=rng.choice([0.0, 0.01], ROWS),
+    )
+    ruled = restrict(logits, jnp.asarray(masks))
+    for uniform in (0.0, 0.5, 1 - 2**-24):
+        chosen = form(ruled, rows, jnp.full(ROWS, uniform, jnp.float32))
+        assert all(t in k for t, k in zip(chosen.tolist(), kept.tolist(), strict=True))

@@ -17,11 +17,14 @@ from hypothesis.stateful import (
 from engine.fake_device import VOCABULARY, FakeDevice, simple_answer
 from engine.host import Host
 from r1jax.cache import Geometry
+from r1jax.engine.guides import BadWords, Rules
 from r1jax.engine.pages import Pages
 from r1jax.engine.scheduler import Scheduler, Sequence, Shapes
 from r1jax.engine.types import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
+FREE = Rules(VOCABULARY)
+BINDING = Rules(VOCABULARY, BadWords([(1, 2)], VOCABULARY))
 
 
 class Serving(RuleBasedStateMachine):
@@ -77,9 +80,10 @@ class Serving(RuleBasedStateMachine):
         limit=st.integers(1, 40),
         priority=st.integers(0, 2),
         judged=st.sampled_from([None, None, None, 0]),
+        ruled=st.sampled_from([None, None, FREE, BINDING]),
     )
-    def submit(self, prompt, limit, priority, judged):
-        self.serve(prompt, limit, priority, judged)
+    def submit(self, prompt, limit, priority, judged, ruled):
+        self.serve(prompt, limit, priority, judged, ruled)
 
     @rule(
         first=st.integers(0, 1),
@@ -97,7 +101,7 @@ class Serving(RuleBasedStateMachine):
         for _ in range(copies):
             self.serve(prompt, limit, priority)
 
-    def serve(self, prompt, limit, priority, judged=None):
+    def serve(self, prompt, limit, priority, judged=None, ruled=None):
         prompt = prompt[: self.longest - 1]
         self.submitted += 1
         limit = min(limit, self.longest - len(prompt))
@@ -105,6 +109,7 @@ class Serving(RuleBasedStateMachine):
             temperature=0.0, priority=priority % self.priorities, prompt_logprobs=judged
         )
         sequence = Sequence(self.submitted, list(prompt), len(prompt), sampling, limit)
+        sequence.rules = ruled
         self.live[sequence.id] = sequence
         self.scheduler.add(sequence)
 
@@ -145,6 +150,8 @@ class Serving(RuleBasedStateMachine):
             if row.sequence.sampling.prompt_logprobs is not None:
                 assert row.sequence.found == 0
             assert row.sequence.answered <= row.sequence.limit
+            if row.sequence.rules is BINDING:
+                assert row.sequence.pending == row.samples  # nothing was unread before
         for decodes, chunks in plan.shares:
             assert len(decodes) <= g.decodes
             assert len(chunks) <= g.chunks
@@ -329,3 +336,50 @@ def test_a_shape_that_is_opened_later_is_used_from_then_on(later):
     assert shapes.steady(later) == Geometry(4, 0, 0)
     shapes.open(Geometry(later, 0, 0))
     assert shapes.steady(later) == Geometry(later, 0, 0)
+
+
+def test_a_sequence_that_binds_sits_out_while_its_newest_token_is_unread():
+    """And one that does not goes on beside it."""
+    shapes = Shapes(2, 8)
+    for geometry in (*shapes.first, *shapes.rest):
+        shapes.open(geometry)
+    scheduler = Scheduler([Pages(50, 2)], shapes, 2)
+    bound, free = (Sequence(i, [i], 1, GREEDY, 9) for i in range(2))
+    bound.rules, free.rules = BINDING, FREE
+    scheduler.add(bound)
+    scheduler.add(free)
+
+    def planned():
+        plan = scheduler.plan()
+        return [row.sequence.id for _, _, row in plan.placed()] if plan else None
+
+    assert [planned(), planned()] == [[0], [1]]  # chunks, one at a time
+    assert planned() == [1]
+    bound.tokens.append(5)
+    bound.pending = 0
+    assert planned() == [0, 1]
+    scheduler.remove(free)
+    assert planned() is None  # until its token is read
+    bound.tokens.append(6)
+    bound.pending = 0
+    assert planned() == [0]
+
+
+def test_prompts_are_judged_in_the_one_shape_for_it():
+    shapes = Shapes(4, 128)
+    for geometry in (*shapes.first, *shapes.rest):
+        shapes.open(geometry)
+    scheduler = Scheduler([Pages(500, 1)], shapes, 4)
+    judged = SamplingParams(prompt_logprobs=1)
+    for i, sampling in enumerate([GREEDY, judged, GREEDY]):
+        scheduler.add(Sequence(i, [i] * 10, 10, sampling, 9))
+    plans = [scheduler.plan() for _ in range(4)]
+    fed = [[row.sequence.id for row in plan.shares[0].chunks] for plan in plans]
+    assert fed == [[0], [1], [2], []]
+    assert [plan.scores for plan in plans] == [True, True, False, False]
+    assert [plan.geometry == shapes.scoring for plan in plans] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -6,6 +6,7 @@ from r1jax.engine.types import (
     MAX_SEED,
     EngineOptions,
     SamplingParams,
+    check_rules,
     check_tokens,
 )
 from r1jax.errors import ConfigError, RequestError
@@ -60,3 +61,40 @@ def test_a_prompt_is_tokens_that_the_model_knows():
         check_tokens(config, [3, -1])
     with pytest.raises(RequestError, match=str(config.vocab_size)):
         check_tokens(config, [3, config.vocab_size])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 4, "max_tokens": 3}, "min_tokens is 4 and max_tokens 3"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"priority": 0.5}, "priority"),
+        ({"logit_bias": ((3, 100.5),)}, "token 3 is 100.5"),
+        ({"logit_bias": ((3, float("nan")),)}, "token 3 is nan"),
+        ({"logit_bias": ((3, 1.0),) * 1025}, "1025 entries"),
+        ({"allowed_token_ids": ()}, "allowed_token_ids is empty"),
+        ({"bad_words": ((1,), ())}, "no tokens"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused_with_their_numbers(values, words):
+    with pytest.raises(RequestError, match=words):
+        SamplingParams(**values)
+
+
+def test_no_tokens_may_be_asked_for_where_the_prompt_is_judged():
+    assert SamplingParams(max_tokens=0, prompt_logprobs=0).max_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"logit_bias": ((5, 1.0), (10**6, 1.0))},
+        {"allowed_token_ids": (5, -1)},
+        {"bad_words": ((5,), (6, 10**6))},
+    ],
+)
+def test_rules_are_about_tokens_that_the_model_knows(rule):
+    [name] = rule
+    with pytest.raises(RequestError, match=rf"token id (-1|1000000) in {name}"):
+        check_rules(preset("tiny-qwen2"), SamplingParams(**rule))
