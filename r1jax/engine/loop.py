@@ -23,7 +23,8 @@ from r1jax.engine.follow import follow
 from r1jax.engine.pages import cut
 from r1jax.engine.results import result
 from r1jax.engine.runner import Runner
-from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
+from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence
+from r1jax.engine.shapes import Shapes
 from r1jax.engine.types import (
     EngineOptions,
     EngineStats,
@@ -91,7 +92,11 @@ class Engine:
         """
         self.config, self.options = config, options
         columns, pages = cut(config, options, pools, target)
-        shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
+        shapes = Shapes(
+            options.max_num_seqs,
+            options.max_num_batched_tokens,
+            fine=target.form == "cpu",
+        )
         self._scheduler = Scheduler(pages, shapes, options.max_num_seqs)
         self._hosts = hosts
         tell = hosts.send if hosts and hosts.leads else None
