@@ -63,8 +63,8 @@ def commands(
         made["vllm"] = (
             (
                 f"{args.vllm} -m vllm.entrypoints.openai.api_server --model {model} "
-                "--served-model-name smollm2 --port PORT --enforce-eager --dtype float32 "
-                f"--max-model-len {CONTEXT} --max-num-seqs {MOST}"
+                "--served-model-name smollm2 --port PORT --enforce-eager "
+                f"--dtype float32 --max-model-len {CONTEXT} --max-num-seqs {MOST}"
             ),
             {
                 "OMP_NUM_THREADS": str(args.threads),

@@ -24,7 +24,8 @@ from r1jax.engine.guides import Guide, rules_for
 from r1jax.engine.pages import cut, name_pages
 from r1jax.engine.results import end_without_token, judge, result
 from r1jax.engine.runner import Runner
-from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence, Shapes
+from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence
+from r1jax.engine.shapes import Shapes
 from r1jax.engine.steps import LOGPROBS, PROMPT_LOGPROBS
 from r1jax.engine.types import (
     EngineOptions,
@@ -94,7 +95,11 @@ class Engine:
         """
         self.config, self.options = config, options
         columns, pages = cut(config, options, pools, target)
-        shapes = Shapes(options.max_num_seqs, options.max_num_batched_tokens)
+        shapes = Shapes(
+            options.max_num_seqs,
+            options.max_num_batched_tokens,
+            fine=target.form == "cpu",
+        )
         self._scheduler = Scheduler(
             pages, shapes, options.max_num_seqs, options.prefix_caching
         )

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from r1jax.cache import Geometry
 from r1jax.engine.guides import Rules
 from r1jax.engine.pages import Pages, name_pages
+from r1jax.engine.shapes import Shapes
 from r1jax.engine.types import PromptLogprob, SamplingParams
 
 
@@ -146,53 +147,6 @@ class Plan:
             for i, row in enumerate(share.chunks):
                 token = first_token + g.decodes + i * g.chunk_tokens
                 yield first_row + g.decodes + i, token, row
-
-
-class Shapes:
-    """The few step shapes that are compiled, and which one a plan takes.
-
-    Decodes alone come in powers of two up to `max_num_seqs`; chunks ride beside that
-    many decodes. Only shapes that were opened are used, and the `first` ones suffice.
-    Prompts are judged in steps of one shape, `scoring`, once `scores` says that this
-    form of it is compiled.
-    """
-
-    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
-        """Lays out the shapes for the engine's limits; none is open yet."""
-        most, longest = max_num_seqs, max_num_batched_tokens
-        short = min(64, longest)
-        several = min(most, longest // short)
-        powers = [2**i for i in range(most.bit_length()) if 2**i < most]
-        steady = [Geometry(n, 0, 0) for n in (*powers, most)]
-        sizes = sorted({(1, short), (several, short), (1, longest)})
-        mixed = [Geometry(most, *size) for size in sizes]
-        self.first = [mixed[0], steady[-1]]
-        self.rest = [g for g in (*steady, *mixed) if g not in self.first]
-        self.scoring = Geometry(most, 1, longest)
-        self.scores = False
-        self._open: list[Geometry] = []
-
-    def open(self, geometry: Geometry) -> None:
-        """Says that a shape is compiled; another thread may be planning."""
-        self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
-
-    def steady(self, decodes: int) -> Geometry:
-        """Returns the smallest open shape that holds so many decodes alone."""
-        return next(g for g in self._open if not g.chunks and g.decodes >= decodes)
-
-    def mixed(self, left: list[int]) -> Geometry:
-        """Returns the open shape for prompts that have so many tokens left.
-
-        One chunk as long as the first prompt needs, or several short ones where that
-        serves more prompts at once.
-        """
-        mixed = [g for g in self._open if g.chunks]
-        alone = [g for g in mixed if g.chunks == 1]
-        many = max(mixed, key=lambda g: g.chunks)
-        served = sum(n <= many.chunk_tokens for n in left[: many.chunks])
-        if served > 1 and left[0] <= many.chunk_tokens:
-            return many
-        return next((g for g in alone if g.chunk_tokens >= left[0]), alone[-1])
 
 
 class _Shard:
@@ -322,10 +276,8 @@ class Scheduler:
         most = max(map(len, decodes))
         scores = False
         if any(left):
-            geometry = self.shapes.mixed(max(left, key=sum))
-            scores = any(
-                s.scores for each in feeding for s in each[: geometry.chunks]
-            )
+            geometry = self.shapes.mixed(max(left, key=sum), most)
+            scores = any(s.scores for each in feeding for s in each[: geometry.chunks])
             geometry = self.shapes.scoring if scores else geometry
         elif most:
             geometry = self.shapes.steady(most)

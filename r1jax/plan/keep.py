@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.engine.programs import Programs, state_shapes
-from r1jax.engine.scheduler import Shapes
+from r1jax.engine.shapes import Shapes
 from r1jax.plan.program import Setup
 from r1jax.typing import PyTree
 
@@ -46,7 +46,7 @@ def keep(
     programs = Programs(
         setup.config, setup.target, setup.columns, weights, tuple(state)
     )
-    steps = Shapes(rows, chunk)
+    steps = Shapes(rows, chunk, fine=setup.target.form == "cpu")
     if setup.target.kernels:
         say("asking how weights are to lie")
         programs.lay_out(steps.first[-1])

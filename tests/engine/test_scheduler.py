@@ -2,8 +2,7 @@
 
 from collections import Counter
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,7 +18,8 @@ from engine.host import Host
 from r1jax.cache import Geometry
 from r1jax.engine.guides import BadWords, Rules
 from r1jax.engine.pages import Pages
-from r1jax.engine.scheduler import Scheduler, Sequence, Shapes
+from r1jax.engine.scheduler import Scheduler, Sequence
+from r1jax.engine.shapes import Shapes
 from r1jax.engine.types import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -35,6 +35,7 @@ class Serving(RuleBasedStateMachine):
         devices=st.sampled_from([1, 1, 2, 3]),
         slots=st.integers(1, 4),
         chunk=st.sampled_from([1, 3, 8, 130, 200]),
+        fine=st.booleans(),
         page_size=st.sampled_from([1, 2, 5]),
         longest=st.integers(2, 40),
         spare=st.integers(0, 6),
@@ -48,6 +49,7 @@ class Serving(RuleBasedStateMachine):
         devices,
         slots,
         chunk,
+        fine,
         page_size,
         longest,
         spare,
@@ -60,7 +62,7 @@ class Serving(RuleBasedStateMachine):
         segment = -(-longest // (page_size * devices))
         self.each = segment + spare
         self.slots, self.shards = slots, shards
-        self.shapes = Shapes(slots, chunk)
+        self.shapes = Shapes(slots, chunk, fine)
         self.opened = set(self.shapes.first)
         self.opened |= {g for g in self.shapes.rest if opened.random() < 0.5}
         for geometry in sorted(self.opened, key=lambda g: opened.random()):
@@ -134,7 +136,7 @@ class Serving(RuleBasedStateMachine):
 
     def check(self, plan):
         g = plan.geometry
-        assert g in self.opened
+        assert g == self.shapes.scoring if plan.scores else g in self.opened
         assert len(plan.shares) == self.shards
         rows = [row for _, _, row in plan.placed()]
         fed = [row.sequence.id for row in rows]
@@ -292,50 +294,6 @@ def test_several_short_prompts_share_a_step():
 def test_a_lone_request_decodes_in_the_smallest_step():
     _, _, plans = run_to_end([[1, 2]], [9], pages=40, page_size=1, slots=4, chunk=8)
     assert {p.geometry for p in plans[1:]} == {Geometry(1, 0, 0)}
-
-
-@given(st.integers(1, 40), st.integers(1, 600))
-def test_the_first_shapes_suffice_and_none_exceeds_the_limits(seqs, tokens):
-    shapes = Shapes(seqs, tokens)
-    everything = [*shapes.first, *shapes.rest]
-    assert len(set(everything)) == len(everything) <= 4 + seqs.bit_length()
-    for g in everything:
-        assert 1 <= g.decodes <= seqs
-        assert g.chunks * g.chunk_tokens <= tokens
-        assert not g.chunks or g.decodes == seqs
-    for geometry in shapes.first:
-        shapes.open(geometry)
-    for decodes in range(1, seqs + 1):
-        assert decodes <= shapes.steady(decodes).decodes
-    for left in ([1], [10**6], [1] * seqs, [10**6] * seqs):
-        assert shapes.mixed(left) in shapes.first
-
-
-@given(
-    st.integers(1, 8),
-    st.integers(1, 600),
-    st.lists(st.integers(1, 700), min_size=1, max_size=8),
-)
-def test_a_prompt_never_waits_for_a_chunk_that_is_too_long(seqs, tokens, left):
-    shapes = Shapes(seqs, tokens)
-    everything = [*shapes.first, *shapes.rest]
-    for geometry in everything:
-        shapes.open(geometry)
-    chosen = shapes.mixed(left)
-    assert chosen in everything
-    fed = [min(n, chosen.chunk_tokens) for n in left[: chosen.chunks]]
-    alone = max(min(left[0], g.chunk_tokens) for g in everything if g.chunks == 1)
-    assert sum(fed) >= alone
-
-
-@pytest.mark.parametrize("later", [1, 2])
-def test_a_shape_that_is_opened_later_is_used_from_then_on(later):
-    shapes = Shapes(4, 8)
-    for geometry in shapes.first:
-        shapes.open(geometry)
-    assert shapes.steady(later) == Geometry(4, 0, 0)
-    shapes.open(Geometry(later, 0, 0))
-    assert shapes.steady(later) == Geometry(later, 0, 0)
 
 
 def test_a_sequence_that_binds_sits_out_while_its_newest_token_is_unread():

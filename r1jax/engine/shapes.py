@@ -1,0 +1,73 @@
+"""The few step shapes that are compiled, and which of them a plan takes."""
+
+from collections.abc import Sequence
+
+from r1jax.cache import Geometry
+
+_SHORT = 64  # tokens of the shortest chunk
+_FEW = (
+    4  # of so many sequences at most, one decodes beside the chunks of a `fine` shape
+)
+_MANY = 16  # sequences from which that is worth a shape of its own
+
+
+class Shapes:
+    """Shapes for an engine's limits; only those that were opened are used.
+
+    Decodes alone come in powers of two up to `max_num_seqs`; chunks ride beside them.
+    Where reading weights takes most of a step's time, padding costs little and three
+    sizes of chunks do. Where every token costs, as on a CPU, `fine` gives chunks of
+    powers of two, alone or as many as fit, beside a quarter of the sequences or all.
+
+    Attributes:
+      first: Shapes that suffice for every plan.
+      rest: Shapes that only save time.
+      scoring: The one shape whose steps also judge prompts.
+      scores: Whether that form of it is compiled.
+    """
+
+    def __init__(
+        self, max_num_seqs: int, max_num_batched_tokens: int, fine: bool = False
+    ) -> None:
+        """Lays out the shapes; none is open yet."""
+        most, longest = max_num_seqs, max_num_batched_tokens
+        short = min(_SHORT, longest)
+        powers = [2**i for i in range(most.bit_length()) if 2**i < most]
+        steady = [Geometry(n, 0, 0) for n in (*powers, most)]
+        lengths, beside = [short], [most]
+        if fine:
+            lengths = [short * 2**i for i in range((longest // short).bit_length())]
+            beside = [most // _FEW, most] if most >= _MANY else [most]
+        sizes = {(1, longest)}
+        for tokens in lengths:
+            sizes |= {(1, tokens), (min(most, longest // tokens), tokens)}
+        mixed = [Geometry(n, *size) for size in sorted(sizes) for n in beside]
+        self.first = [Geometry(most, 1, short), steady[-1]]
+        self.rest = [g for g in (*steady, *mixed) if g not in self.first]
+        # A step's time in tokens' worth, but for its tokens: reading the weights.
+        self._start = 64 if fine else 256
+        self.scoring, self.scores = Geometry(most, 1, longest), False
+        self._open: list[Geometry] = []
+
+    def open(self, geometry: Geometry) -> None:
+        """Says that a shape is compiled; another thread may be planning."""
+        self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
+
+    def steady(self, decodes: int) -> Geometry:
+        """Returns the smallest open shape that holds so many decodes alone."""
+        return next(g for g in self._open if not g.chunks and g.decodes >= decodes)
+
+    def mixed(self, left: Sequence[int], decodes: int) -> Geometry:
+        """Returns the open shape that feeds most for its time.
+
+        Args:
+          left: Tokens that each prompt has still to be fed, the first in line first.
+          decodes: Sequences that decode beside them.
+        """
+
+        def worth(g: Geometry) -> float:
+            fed = sum(min(n, g.chunk_tokens) for n in left[: g.chunks])
+            return fed / (self._start + g.tokens)
+
+        fitting = [g for g in self._open if g.chunks and g.decodes >= decodes]
+        return max(fitting, key=worth)

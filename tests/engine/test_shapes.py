@@ -1,0 +1,84 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r1jax.cache import Geometry
+from r1jax.engine.shapes import Shapes
+
+
+def opened(seqs, tokens, fine):
+    shapes = Shapes(seqs, tokens, fine)
+    for geometry in (*shapes.first, *shapes.rest):
+        shapes.open(geometry)
+    return shapes
+
+
+@given(st.integers(1, 40), st.integers(1, 600), st.booleans())
+def test_the_first_shapes_suffice_and_none_exceeds_the_limits(seqs, tokens, fine):
+    shapes = Shapes(seqs, tokens, fine)
+    everything = [*shapes.first, *shapes.rest]
+    mixed = [g for g in everything if g.chunks]
+    assert len(set(everything)) == len(everything)
+    assert len(everything) - len(mixed) <= 1 + seqs.bit_length()
+    assert len(mixed) <= (2 * 2 * (1 + (tokens // 64).bit_length()) if fine else 3)
+    for g in everything:
+        assert 1 <= g.decodes <= seqs
+        assert g.chunks <= seqs
+        assert g.chunks * g.chunk_tokens <= tokens
+    for geometry in shapes.first:
+        shapes.open(geometry)
+    for decodes in range(1, seqs + 1):
+        assert decodes <= shapes.steady(decodes).decodes
+        for left in ([1], [10**6], [1] * seqs, [10**6] * seqs):
+            assert shapes.mixed(left, decodes) in shapes.first
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 600),
+    st.booleans(),
+    st.lists(st.integers(1, 700), min_size=1, max_size=40),
+    st.integers(0, 40),
+)
+def test_no_other_shape_would_feed_more_for_its_tokens(
+    seqs, tokens, fine, left, decodes
+):
+    shapes, left, decodes = opened(seqs, tokens, fine), left[:seqs], min(decodes, seqs)
+    start = 64 if fine else 256
+
+    def rate(g):
+        fed = sum(min(n, g.chunk_tokens) for n in left[: g.chunks])
+        return fed / (start + g.decodes + g.chunks * g.chunk_tokens)
+
+    chosen = shapes.mixed(left, decodes)
+    assert chosen.decodes >= decodes
+    others = [g for g in (*shapes.first, *shapes.rest) if g.chunks]
+    best = max(rate(g) for g in others if g.decodes >= decodes)
+    assert rate(chosen) == pytest.approx(best)
+
+
+def test_a_burst_of_prompts_pads_little_where_every_token_costs():
+    shapes = opened(32, 512, fine=True)
+    waiting, cost, running = [128] * 32, 0, 0
+    while waiting:
+        g = shapes.mixed(waiting, running)
+        cost += g.chunks * g.chunk_tokens
+        fed = [max(n - g.chunk_tokens, 0) for n in waiting[: g.chunks]]
+        waiting = [n for n in fed if n] + waiting[g.chunks :]
+        running = 32 - len(waiting)
+    assert cost == 32 * 128
+
+
+def test_a_lone_prompt_of_128_tokens_pads_nothing_but_a_quarter_of_the_rows():
+    shapes = opened(32, 512, fine=True)
+    assert shapes.mixed([128], 0) == Geometry(8, 1, 128)
+
+
+@pytest.mark.parametrize("later", [1, 2])
+def test_a_shape_that_is_opened_later_is_used_from_then_on(later):
+    shapes = Shapes(4, 8)
+    for geometry in shapes.first:
+        shapes.open(geometry)
+    assert shapes.steady(later) == Geometry(4, 0, 0)
+    shapes.open(Geometry(later, 0, 0))
+    assert shapes.steady(later) == Geometry(later, 0, 0)
