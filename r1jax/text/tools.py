@@ -93,20 +93,29 @@ class Toolbox:
         """Whether what the model writes must be held to a grammar."""
         return self.required or any(tool.strict for tool in self.tools)
 
-    def grammar(self, form: ToolFormat, tokenizer: Tokenizer) -> str:
+    def grammar(
+        self, form: ToolFormat, tokenizer: Tokenizer, answer: str | None = None
+    ) -> str:
         """Writes the grammar of answers that call these tools.
 
         Where calls are not required, free text may come first or instead; calls are
         held to the grammar from their first mark on, also where that is spelled out
         though it is a token of its own.
+
+        Args:
+            form: how calls are written.
+            tokenizer: knows which marks are tokens.
+            answer: the rule that an answer without calls must fit, if any.
         """
         more = _MOST_CALLS - 1 if self.parallel else 0
         again = f' ("\\n" call){{0,{more}}}' if more else ""
         end = again + " " + _terminals(form.calls_end, tokenizer)
         rules = self._calls("call", form.head, form, tokenizer)
+        begin = _terminals(form.calls_begin, tokenizer)
         if self.required:
-            begin = _terminals(form.calls_begin, tokenizer)
             return "\n".join([f"start: {begin} call{end}", *rules])
+        if answer is not None:
+            return "\n".join([f"start: {answer} | {begin} call{end}", *rules])
         opened = form.head.removeprefix(form.call_begin)
         rules += self._calls("opened", opened, form, tokenizer)
         starts = ["TEXT?"]
