@@ -1,5 +1,6 @@
 """Chat completions: from messages to a prompt, and to what may be answered."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from r1jax.serve.answer_plan import AnswerPlan
@@ -9,6 +10,7 @@ from r1jax.serve.errors import bad_request
 from r1jax.serve.job import Job, check_length
 from r1jax.serve.structured import Form, form_of
 from r1jax.serve.tool_request import toolbox
+from r1jax.text.conversation import Turn, instructed
 from r1jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -65,14 +67,14 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
     return Job(choices, shape, len(prompt), request.stream, request.stream_options)
 
 
-def _turns(request: ChatRequest, form: Form | None) -> list[dict[str, Any]]:
+def _turns(request: ChatRequest, form: Form | None) -> Sequence[Turn]:
     """Gives the messages as the template sees them."""
     turns = [message.turn() for message in request.messages]
     last = request.messages[-1]
     if request.continues and last.thought is not None:
         turns[-1]["reasoning_content"] = last.thought
     if form is not None and form.description:
-        turns.insert(0, {"role": "system", "content": form.description})
+        return instructed(turns, form.description)
     return turns
 
 

@@ -70,7 +70,7 @@ def render(
         return tokenizer.render_chat(turns, tools=tools, **variables), False
     form = tool_format(template)
     if toolbox:
-        turns = _instructed(turns, toolbox.instructions(form))
+        turns = instructed(turns, toolbox.instructions(form))
     if not any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns):
         return tokenizer.render_chat(turns, **variables), False
     if form is HERMES:
@@ -82,6 +82,16 @@ def render(
         text = plain[-1]["content"]
         return before_answer(tokenizer, plain[:-1], **variables) + text, True
     return _rendered_as_is(tokenizer, plain, **variables), False
+
+
+def instructed(turns: Sequence[Turn], text: str) -> list[Turn]:
+    """Adds to the system turn, the last one as some templates drop all others."""
+    systems = [at for at, turn in enumerate(turns) if turn["role"] == "system"]
+    if not systems:
+        return [{"role": "system", "content": text}, *turns]
+    at = systems[-1]
+    joined = {**turns[at], "content": f"{turns[at]['content']}\n\n{text}"}
+    return [*turns[:at], joined, *turns[at + 1 :]]
 
 
 def before_answer(
@@ -100,16 +110,6 @@ def before_answer(
     answered = [*turns, {"role": "assistant", "content": mark}]
     text, _ = render(tokenizer, answered, toolbox, **variables)
     return _cut(text, mark)[0]
-
-
-def _instructed(turns: Sequence[Turn], text: str) -> list[Turn]:
-    """Adds instructions to the system's turn, the last one if there are several."""
-    systems = [at for at, turn in enumerate(turns) if turn["role"] == "system"]
-    if not systems:
-        return [{"role": "system", "content": text}, *turns]
-    at = systems[-1]
-    joined = {**turns[at], "content": f"{turns[at]['content']}\n\n{text}"}
-    return [*turns[:at], joined, *turns[at + 1 :]]
 
 
 def _calls(turn: Turn) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ CLOSING = "\n</think>\n\n"
 _CLOSE = CLOSE.encode()
 # Tokens before a budget's end from which on no step may run ahead of the guide.
 _MARGIN = 16
+_LONGEST = 3  # tokens that may be missing of a character
 _GAP = 2  # line ends that may stand between the thoughts and a constrained answer
 
 
@@ -34,7 +35,8 @@ class ThoughtGuide:
 
         Args:
             masks: of the model's tokens.
-            budget: tokens after which the thoughts are closed; None for no end.
+            budget: tokens after which the thoughts are closed, once the last character
+                is complete; None for no end.
             then: what the answer must fit; None leaves it free.
         """
         self._masks, self._budget, self._then = masks, budget, then
@@ -89,7 +91,9 @@ class ThoughtGuide:
     def _is_spent(self) -> bool:
         if not self._thinking or self._forced or self._budget is None:
             return False
-        return self._count >= self._budget
+        over = self._count - self._budget
+        # A character of several tokens may still be completed.
+        return over >= 0 and (over >= _LONGEST or not _is_cut(self._tail))
 
     def _think(self, data: bytes) -> None:
         self._count += 1
@@ -104,3 +108,12 @@ class ThoughtGuide:
         """Returns the beginning of `</think>` with which the thoughts end so far."""
         begins = (_CLOSE[:n] for n in range(len(_CLOSE) - 1, 0, -1))
         return next(filter(self._tail.endswith, begins), b"")
+
+
+def _is_cut(data: bytes) -> bool:
+    """Tells whether UTF-8 ends within a character."""
+    for length in range(1, min(3, len(data)) + 1):
+        byte = data[-length]
+        if byte & 0xC0 != 0x80:
+            return length < (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0) + 1
+    return False

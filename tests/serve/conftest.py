@@ -59,9 +59,9 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 class FakeEngine:
     """Recites a text after any prompt, from a thread per request.
 
-    While `go` is cleared no token comes. `prompts` and `samplings` are what was
-    submitted, `cancelled` what was called off before its end. Led by a guide, it says
-    any other token where the guide does not allow the next one of its text.
+    While `go` is cleared no token comes. `prompts`, `samplings` and `guides` are what
+    was submitted, `cancelled` what was called off before its end. Led by a guide, it
+    says any other token where the guide does not allow the next one of its text.
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str) -> None:
@@ -70,6 +70,7 @@ class FakeEngine:
         self.max_model_len = 256
         self.prompts: list[list[int]] = []
         self.samplings: list[SamplingParams] = []
+        self.guides: list[Guide | None] = []
         self.cancelled: set[int] = set()
         self.finished: list[str] = []
         self.go = threading.Event()
@@ -90,6 +91,7 @@ class FakeEngine:
         number = len(self.prompts)
         self.prompts.append(list(prompt))
         self.samplings.append(sampling)
+        self.guides.append(guide)
         thread = threading.Thread(
             target=self._recite, args=(number, sampling, on_event, guide), daemon=True
         )

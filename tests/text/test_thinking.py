@@ -46,7 +46,7 @@ def say(guide, tokenizer, text):
 def test_thoughts_are_closed_when_their_budget_is_spent(guide, tiny, grammars, budget):
     leader = guide(budget)
     rng, said = np.random.default_rng(budget), []
-    letters = tiny.encode("abc xyz")
+    letters = tiny.encode("abc xyz")  # of one byte each
     while leader.binds or len(said) < budget:
         mask = leader.mask()
         token = int(rng.choice(letters if mask is None else allowed(mask, SIZE)))
@@ -57,6 +57,24 @@ def test_thoughts_are_closed_when_their_budget_is_spent(guide, tiny, grammars, b
     thought, answer = split(tiny.decode(said + tiny.encode("ok")), thinking=True)
     assert thought == tiny.decode(said[:budget]).strip("\n")
     assert answer == "ok"
+
+
+def test_a_budget_does_not_cut_a_character(guide, tiny):
+    smile = tiny.encode("🙂")
+    assert len(smile) > 1
+    leader = guide(3)
+    for token in tiny.encode("ab") + smile:
+        assert leader.mask() is None
+        leader.advance(token)
+    assert allowed(leader.mask(), SIZE).tolist() == tiny.encode(CLOSING)[:1]
+
+
+def test_a_character_that_never_ends_does_not_stretch_a_budget(guide, tiny):
+    leader = guide(3)
+    for token in tiny.encode("🙂")[:1] * 6:
+        assert leader.mask() is None
+        leader.advance(token)
+    assert leader.mask() is not None
 
 
 def test_thoughts_that_end_in_time_are_left_alone(guide, tiny):
@@ -87,7 +105,7 @@ def test_random_weights_think_and_then_answer_in_the_schema(
             leader.advance(token)
             thought.append(token)
         if budget:
-            assert len(thought) <= budget + 2
+            assert len(thought) <= budget + 3 + 2  # a character, and the closing
         said, finish = babble(leader, grammars.masks, seed)
         assert finish == "stop"
         _, answer = split(tiny.decode(thought + said), thinking=True)
