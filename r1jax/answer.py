@@ -7,11 +7,13 @@ thinking from answer and keeps the log-probabilities. Whoever streams sends each
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from r1jax.engine.types import Event
 from r1jax.text.reasoning import ReasoningSplitter
 from r1jax.text.stops import StopStrings
 from r1jax.text.tokenizer import Tokenizer
+from r1jax.text.tool_calls import ToolCallParser, ToolDelta
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,6 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class ToolDelta:
-    """What was added to one tool call: its id and name at first, then arguments.
-
-    `arguments` is a piece of JSON text; the pieces of one `index` join to an object.
-    """
-
-    index: int
-    id: str | None = None
-    name: str | None = None
-    arguments: str = ""
-
-
-@dataclass(frozen=True)
 class Delta:
     """What one event added to an answer. `finish` is set on the last one only."""
 
@@ -55,12 +44,21 @@ class Delta:
     tool_calls: tuple[ToolDelta, ...] = ()
 
 
+class _Failing(Protocol):
+    """A guide that may have to give up."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it did, or None."""
+
+
 class AnswerBuilder:
     """Turns the events of one sequence into deltas of text.
 
     A stop string that is found gives a delta with finish "stop"; the caller then
     cancels the sequence in the engine. Stop strings are looked for in the whole text,
-    thinking included, so that `</think>` itself may be one.
+    thinking and tool calls included, so that `</think>` itself may be one. An answer
+    that called a tool and stopped finishes with "tool_calls".
     """
 
     def __init__(
@@ -69,6 +67,9 @@ class AnswerBuilder:
         stops: Sequence[str] = (),
         thinking: bool | None = None,
         include_stop: bool = False,
+        min_tokens: int = 0,
+        tools: ToolCallParser | None = None,
+        guide: _Failing | None = None,
     ) -> None:
         """Starts an answer.
 
@@ -78,11 +79,17 @@ class AnswerBuilder:
             thinking: True where the prompt ended in an opened `<think>`, False where
                 the answer starts outside, None where text is not to be parted at all.
             include_stop: keeps the stop string or stop token in the text.
+            min_tokens: stop strings are not looked for in the text of this many tokens.
+            tools: parts tool calls from the answer.
+            guide: held the answer to a form, if anything did; should it have failed,
+                the answer was cut, and finishes with "length".
         """
         self._detokenizer = tokenizer.detokenizer(continues=True)
         self._stops = StopStrings(stops)
         self._splitter = None if thinking is None else ReasoningSplitter(thinking)
         self._include_stop = include_stop
+        self._unstopped = min_tokens  # tokens still to come before stop strings count
+        self._tools, self._guide = tools, guide
         self._length = 0  # characters decoded so far
         self._finished = False
 
@@ -95,6 +102,8 @@ class AnswerBuilder:
         text, hit = self._until_stop(self._decode(event), last=event.finish is not None)
         finish = "stop" if hit else event.finish
         reasoning, content = self._part(text, last=finish is not None)
+        content, calls = self._called(content, last=finish is not None)
+        finish = self._reason(finish)
         self._finished = finish is not None
         # The closing tag's own token still belongs to the thinking part.
         is_thought = thought_before or self._is_reasoning()
@@ -106,6 +115,7 @@ class AnswerBuilder:
             len(token_ids) if is_thought else 0,
             _logprobs(event, offset, is_thought),
             finish,
+            calls,
         )
 
     def _decode(self, event: Event) -> str:
@@ -121,6 +131,9 @@ class AnswerBuilder:
 
     def _until_stop(self, text: str, last: bool) -> tuple[str, bool]:
         """Gives the text that is safe to show, and whether a stop string ended it."""
+        if self._unstopped > 0:
+            self._unstopped -= 1
+            return text, False
         emit, _ = self._stops.push(text)
         if last:
             emit += self._stops.flush()
@@ -139,6 +152,26 @@ class AnswerBuilder:
             reasoning, content = reasoning + more_reasoning, content + more_content
         return reasoning, content
 
+    def _called(self, text: str, last: bool) -> tuple[str, tuple[ToolDelta, ...]]:
+        """Parts tool calls from the answer."""
+        if self._tools is None:
+            return text, ()
+        content, calls = self._tools.push(text)
+        if last:
+            more_content, more_calls = self._tools.flush()
+            content, calls = content + more_content, calls + more_calls
+        return content, calls
+
+    def _reason(self, finish: str | None) -> str | None:
+        """Gives the reason to finish, as far as words decide it."""
+        if self._tools is not None and self._tools.finished:
+            return "tool_calls"
+        if finish == "stop" and self._guide is not None and self._guide.failure:
+            return "length"
+        if finish == "stop" and self._tools is not None and self._tools.count:
+            return "tool_calls"
+        return finish
+
     def _is_reasoning(self) -> bool:
         return self._splitter is not None and self._splitter.is_reasoning
 
@@ -153,6 +186,15 @@ def _logprobs(event: Event, offset: int, is_thought: bool) -> tuple[TokenLogprob
 def join(deltas: Iterable[Delta]) -> Delta:
     """Joins the deltas of one answer into the whole of it."""
     parts = list(deltas)
+    calls: dict[int, ToolDelta] = {}
+    for piece in (piece for part in parts for piece in part.tool_calls):
+        call = calls.get(piece.index, ToolDelta(piece.index))
+        calls[piece.index] = ToolDelta(
+            piece.index,
+            call.id or piece.id,
+            call.name if call.name is not None else piece.name,
+            call.arguments + piece.arguments,
+        )
     return Delta(
         "".join(part.reasoning for part in parts),
         "".join(part.content for part in parts),
@@ -160,4 +202,5 @@ def join(deltas: Iterable[Delta]) -> Delta:
         sum(part.reasoning_tokens for part in parts),
         tuple(entry for part in parts for entry in part.logprobs),
         next((part.finish for part in parts if part.finish), None),
+        tuple(calls.values()),
     )

@@ -22,12 +22,13 @@ from r1jax.hosts import Hosts
 from r1jax.layers import expert_places
 from r1jax.layers.expert_places import Places
 from r1jax.target import CPU, Target
-from r1jax.text.reasoning import prompt_opens_thinking
+from r1jax.text import prompts
+from r1jax.text.grammar import Grammars
+from r1jax.text.masks import TokenMasks
 from r1jax.text.tokenizer import Tokenizer
+from r1jax.text.tools import Toolbox
 from r1jax.typing import PyTree
 
-THINK = "<think>\n"
-NO_THOUGHT = "\n\n</think>\n\n"
 Message = Mapping[str, Any]
 
 
@@ -104,6 +105,12 @@ class LLM:
         """Whether the tokenizer has R1's thinking marks."""
         marks = ("<think>", "</think>")
         return all(self.tokenizer.token_id(mark) is not None for mark in marks)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles forms that answers must fit."""
+        size, ends = self.config.vocab_size, self.config.eos_ids
+        return Grammars(TokenMasks(self.tokenizer, size, ends))
 
     @property
     def engine(self) -> Engine:
@@ -197,31 +204,25 @@ class LLM:
         messages: Sequence[Message],
         thinking: bool = True,
         variables: Mapping[str, Any] | None = None,
+        toolbox: Toolbox | None = None,
+        continues: bool = False,
     ) -> tuple[str, bool | None]:
         """Returns a conversation as a prompt, and whether the answer begins in thought.
 
-        A model that reasons is made to think: where its template does not open the
-        thinking, `<think>` is added. With `thinking` off the prompt ends in an empty
-        thought, as R1 writes it when it answers at once. For a model that does not
-        reason the second value is None.
-
-        Args:
-          messages: As in OpenAI's API.
-          thinking: Whether the model is to think.
-          variables: For the chat template.
+        See `r1jax.text.prompts.render`. For a model that does not reason the second
+        value is None.
 
         Raises:
           TextError: The template refuses the messages, or there is none.
         """
-        text = self.tokenizer.render_chat(messages, **(variables or {}))
-        if not self.reasoning:
-            return text, None
-        opened = prompt_opens_thinking(text)
-        if thinking:
-            return (text if opened else text + THINK), True
-        if text.rstrip().endswith("</think>"):
-            return text, False
-        return (text.rstrip("\n") if opened else text + "<think>") + NO_THOUGHT, False
+        return prompts.render(
+            self.tokenizer,
+            messages,
+            thinking if self.reasoning else None,
+            variables or {},
+            toolbox,
+            continues,
+        )
 
     def follow(self) -> None:
         """Runs the steps that process 0 plans, until it stops.

@@ -12,6 +12,8 @@ from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.engine.types import Event
 from r1jax.text.reasoning import split
 from r1jax.text.tokenizer import Tokenizer
+from r1jax.text.tool_calls import ToolCallParser
+from r1jax.text.tool_formats import HERMES
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,53 @@ def test_every_generated_token_has_one_logprob_at_its_place(tokenizer):
     assert [entry.offset for entry in whole.logprobs] == [0, 0, 1, 9, 10]
     thought = [entry.reasoning for entry in whole.logprobs]
     assert thought == [True, True, True, False, False]
+
+
+def test_stop_strings_wait_until_enough_tokens_have_come(tokenizer):
+    for least, text in [(0, "a"), (1, "a"), (2, "a.b"), (5, "a.b.c"), (7, "a.b.c.d")]:
+        whole = answer(tokenizer, "a.b.c.d", ["."], finish="length", min_tokens=least)
+        assert whole.content == text
+        assert whole.finish == ("length" if least == 7 else "stop")
+
+
+def test_a_stop_string_begun_too_early_does_not_count(tokenizer):
+    assert answer(tokenizer, "ab ab", ["ab"], min_tokens=1).content == "ab "
+
+
+CALL = HERMES.write([("sky", '{"a": "x. y"}')])
+
+
+def test_tool_calls_are_joined_and_decide_why_the_answer_finished(tokenizer):
+    text, parser = f"Hm.\n</think>\n\nLook:\n{CALL}", ToolCallParser(HERMES)
+    whole = answer(tokenizer, text, thinking=True, tools=parser)
+    assert (whole.reasoning, whole.content) == ("Hm.", "Look:")
+    (call,) = whole.tool_calls
+    assert (call.name, call.arguments) == ("sky", '{"a": "x. y"}')
+    assert call.id.startswith("call_")
+    assert whole.finish == "tool_calls"
+
+
+def test_without_a_call_tools_change_nothing(tokenizer):
+    whole = answer(tokenizer, "No.", tools=ToolCallParser(HERMES))
+    assert (whole.content, whole.tool_calls, whole.finish) == ("No.", (), "stop")
+
+
+def test_an_answer_ends_after_its_only_call(tokenizer):
+    parser = ToolCallParser(HERMES, parallel=False)
+    whole = answer(tokenizer, CALL + CALL, tools=parser)
+    assert len(whole.tool_calls) == 1
+    assert whole.finish == "tool_calls"
+    assert len(whole.token_ids) <= len(tokenizer.encode(CALL))
+
+
+def test_a_stop_string_ends_a_call_as_any_text(tokenizer):
+    whole = answer(tokenizer, CALL, [". "], tools=ToolCallParser(HERMES))
+    assert whole.tool_calls[0].arguments == '{"a": "x'
+
+
+class Exhausted:
+    failure = "too many states"
+
+
+def test_an_answer_whose_guide_gave_up_is_one_cut_short(tokenizer):
+    assert answer(tokenizer, "{", guide=Exhausted()).finish == "length"

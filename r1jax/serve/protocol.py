@@ -32,8 +32,8 @@ class Refusal:
     neutral: tuple[Any, ...] = ()
 
 
-_TOOLS = "the chat templates of R1 do not render tools"
-_CONSTRAINED = "answers constrained to a format are not supported"
+_TOOLS = "tools are offered to chats only, in 'tools'"
+_CONSTRAINED = "chats are held to a form, by 'response_format' or 'structured_outputs'"
 REFUSED = {
     "add_generation_prompt": Refusal(neutral=(True,)),
     "allowed_token_ids": Refusal(neutral=([],)),

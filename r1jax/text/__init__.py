@@ -1,4 +1,4 @@
-"""Words: tokens, chat prompts, thoughts and stop strings. Knows no arrays, no JAX."""
+"""Words: tokens, prompts, thoughts, tools and forms of answers. Knows no JAX."""
 
 from r1jax.text.chat import ChatTemplate
 from r1jax.text.reasoning import ReasoningSplitter, prompt_opens_thinking, split

@@ -35,6 +35,7 @@ class ChatTemplate:
 
     Attributes:
         source: the Jinja text.
+        tool_source: that of a second template, used if tools are given, or None.
         variables: the names it reads from outside ("messages", "tools", perhaps
             "enable_thinking"); a template that does not read "tools" ignores them.
     """
@@ -51,7 +52,7 @@ class ChatTemplate:
         Raises:
             TextError: a template is not valid Jinja.
         """
-        self.source = source
+        self.source, self.tool_source = source, tool_source
         self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
         self._plain, names = _compile(source)
         self._tooled = self._plain

@@ -93,7 +93,7 @@ class ReasoningSplitter:
         if closed:
             self._stage, self._held = _Stage.GAP, rest
             return thought.rstrip("\n")
-        emit = thought[: len(thought) - _partial(thought, CLOSE)].rstrip("\n")
+        emit = thought[: len(thought) - partial(thought, CLOSE)].rstrip("\n")
         self._held = thought[len(emit) :]
         self._fresh = self._fresh and not emit
         return emit
@@ -128,7 +128,7 @@ def prompt_opens_thinking(prompt_text: str) -> bool:
     return bool(marker) and tail.lstrip().startswith(OPEN) and CLOSE not in tail
 
 
-def _partial(text: str, tag: str) -> int:
+def partial(text: str, tag: str) -> int:
     """Counts the characters at the end of `text` that may begin `tag`."""
     longest = min(len(tag) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)

@@ -116,6 +116,11 @@ class Tokenizer:
         """Returns one more than the highest id; a model's own may be padded higher."""
         return self._vocabulary.size
 
+    @property
+    def named_ids(self) -> frozenset[int]:
+        """Returns the tokens that no ordinary text has: control tokens and marks."""
+        return self._vocabulary.named
+
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, adding none; tokens named in it become their id.
 

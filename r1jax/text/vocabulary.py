@@ -24,6 +24,8 @@ class Vocabulary(Protocol):
     Attributes:
         size: one more than the highest token id.
         special: ids of control tokens, which are no part of the text.
+        named: ids of tokens that stand apart from the text's pieces, `special` ones and
+            others, such as `<think>`.
         strips_leading_space: whether a text's tokens begin with a space that the text
             does not have.
         prefix: ids that the vocabulary itself puts before a plain prompt.
@@ -31,6 +33,7 @@ class Vocabulary(Protocol):
 
     size: int
     special: frozenset[int]
+    named: frozenset[int]
     strips_leading_space: bool
     prefix: list[int]
 
@@ -75,6 +78,7 @@ class TokenizersVocabulary:
         self._bytes: dict[int, bytes] = {}
         self.size = max([backend.get_vocab_size(), *(index + 1 for index in added)])
         self.special = frozenset(i for i, token in added.items() if token.special)
+        self.named = frozenset(added)
         self.strips_leading_space = any(map(_strips_space, steps))
         self.prefix = backend.encode("", add_special_tokens=True).ids
 
@@ -136,6 +140,7 @@ class SentencePieceVocabulary:
         self.special = frozenset(
             index for index, special in (control | added).values() if special
         ) | {processor.unk_id()}
+        self.named = frozenset(self._added) | self.special
         first = processor.encode("x", out_type=str)[:1]
         self.strips_leading_space = any(piece.startswith(_SPACE) for piece in first)
         self.prefix = [processor.bos_id()] if processor.bos_id() >= 0 else []

@@ -9,16 +9,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from r1jax.engine.guides import Guide
 from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
 from r1jax.errors import RequestError
 from r1jax.llm import LLM
 from r1jax.serve.app import ServeOptions, create_app
+from r1jax.text.grammar import Grammars
+from r1jax.text.masks import TokenMasks
 from r1jax.text.tokenizer import Tokenizer
+from text.babble import allowed
 
 BOS, EOS = "<bos>", "<eos>"
 TEMPLATE = (
@@ -54,8 +59,9 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 class FakeEngine:
     """Recites a text after any prompt, from a thread per request.
 
-    While `go` is cleared no token comes. `prompts` and `samplings` are what was
-    submitted, `cancelled` what was called off before its end.
+    While `go` is cleared no token comes. `prompts`, `samplings` and `guides` are what
+    was submitted, `cancelled` what was called off before its end. Led by a guide, it
+    says any other token where the guide does not allow the next one of its text.
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str) -> None:
@@ -64,6 +70,7 @@ class FakeEngine:
         self.max_model_len = 256
         self.prompts: list[list[int]] = []
         self.samplings: list[SamplingParams] = []
+        self.guides: list[Guide | None] = []
         self.cancelled: set[int] = set()
         self.finished: list[str] = []
         self.go = threading.Event()
@@ -77,20 +84,22 @@ class FakeEngine:
         prompt: Sequence[int],
         sampling: SamplingParams,
         on_event: Callable[[Event], None],
+        guide: Guide | None = None,
     ) -> int:
         if max(prompt) >= self.tokenizer.vocab_size or min(prompt) < 0:
             raise RequestError("an id is out of range", "unknown", "use known ones")
         number = len(self.prompts)
         self.prompts.append(list(prompt))
         self.samplings.append(sampling)
+        self.guides.append(guide)
         thread = threading.Thread(
-            target=self._recite, args=(number, sampling, on_event), daemon=True
+            target=self._recite, args=(number, sampling, on_event, guide), daemon=True
         )
         self.threads.append(thread)
         thread.start()
         return number
 
-    def _recite(self, number, sampling, on_event) -> None:
+    def _recite(self, number, sampling, on_event, guide) -> None:
         def emit(**fields) -> None:
             if fields.get("finish"):
                 self.finished.append(fields["finish"])
@@ -100,7 +109,8 @@ class FakeEngine:
         if sampling.seed is not None:
             tokens += self.tokenizer.encode(str(sampling.seed))
         limit = min(sampling.max_tokens or 1000, self.max_model_len)
-        for position, token in enumerate([*tokens, self.tokenizer.eos_id]):
+        said = self._led([*tokens, self.tokenizer.eos_id], guide)
+        for position, token in enumerate(said):
             while not self.go.wait(0.005) and number not in self.cancelled:
                 pass
             time.sleep(self.pace)
@@ -120,6 +130,18 @@ class FakeEngine:
             if finish:
                 return None
         return None
+
+    def _led(self, tokens: Sequence[int], guide: Guide | None) -> Iterator[int]:
+        """Says tokens as a guide allows them, and others where it does not."""
+        if guide is None:
+            yield from tokens
+            return
+        rng, rest = np.random.default_rng(0), list(tokens)
+        while True:
+            ids = allowed(guide.mask(), self.tokenizer.vocab_size)
+            token = rest.pop(0) if rest and rest[0] in ids else int(rng.choice(ids))
+            guide.advance(token)
+            yield token
 
     def cancel(self, request_id: int) -> None:
         self.cancelled.add(request_id)
@@ -145,6 +167,8 @@ class FakeLLM:
         self.reasoning = reasoning
         self.default_sampling = SamplingParams(temperature=0.6, top_p=0.95)
         self.parameter_count, self.dtype, self.scheme = 1234, "float32", None
+        masks = TokenMasks(tokenizer, tokenizer.vocab_size, tokenizer.eos_ids)
+        self.grammars = Grammars(masks)
 
     render = LLM.render
 

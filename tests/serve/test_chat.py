@@ -17,6 +17,7 @@ def test_thinking_and_answer_come_apart(site):
         "role": "assistant",
         "content": ANSWER,
         "reasoning_content": THOUGHT,
+        "reasoning": THOUGHT,
     }
     assert choice["finish_reason"] == "stop"
 
@@ -75,11 +76,12 @@ def test_usage_adds_up(site, llm):
 @pytest.mark.parametrize("extra", [{}, {"stop": ["Done", "zzz"]}, {"max_tokens": 30}])
 def test_the_stream_joined_is_the_whole_answer(site, extra):
     whole = site.chat(n=2, seed=5, **extra).json()["choices"]
-    joined = [{"content": "", "reasoning_content": ""} for _ in whole]
+    fields = ("content", "reasoning_content", "reasoning")
+    joined = [dict.fromkeys(fields, "") for _ in whole]
     finishes = {}
     for event in site.events(CHAT, messages=MESSAGES, n=2, seed=5, **extra):
         (choice,) = event["choices"]
-        for field in ("content", "reasoning_content"):
+        for field in fields:
             joined[choice["index"]][field] += choice["delta"].get(field, "")
         if choice["finish_reason"]:
             finishes[choice["index"]] = choice["finish_reason"]

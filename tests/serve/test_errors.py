@@ -83,7 +83,7 @@ def test_other_content_types_are_refused(door):
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [USER, {"content": "x"}]}, "messages[1].role"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{**USER, "mood": "x"}]}, "messages[0].mood"),
         ({"messages": [{**USER, "prefix": True}]}, "messages[0].prefix"),
         ({"messages": [{**USER, "content": [{"type": "image_url"}]}]}, "messages"),
@@ -96,9 +96,9 @@ def test_other_content_types_are_refused(door):
         ({"chat_template_kwargs": {"thinking": "no"}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"prompt": "a"}, "prompt"),
@@ -195,10 +195,10 @@ def test_a_misspelt_parameter_is_told_its_name(door):
 
 
 def test_an_error_says_what_why_and_how_to_fix_it(door):
-    message = error_of(door.chat(tools=[{}]))["message"]
+    message = error_of(door.chat(suffix="x"))["message"]
     assert message == (
-        "'tools' is not supported. Why: the chat templates of R1 do not render tools. "
-        "Fix: leave 'tools' out."
+        "'suffix' is not supported. Why: R1 was not trained to fill in the middle. "
+        "Fix: leave 'suffix' out."
     )
 
 
