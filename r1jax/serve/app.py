@@ -23,7 +23,7 @@ from r1jax.serve.body import read_json
 from r1jax.serve.errors import ApiError, bad_request, from_error
 from r1jax.serve.gate import Gate, error_response
 from r1jax.serve.generation import Admission, Generation
-from r1jax.serve.job import Job, Usage, check_model
+from r1jax.serve.job import Job, check_model
 from r1jax.serve.metrics import Metrics
 from r1jax.serve.stream import (
     DONE,
@@ -185,24 +185,31 @@ class _Handlers:
 
 async def _whole(job: Job, generation: Generation) -> dict[str, Any]:
     """Collects the deltas of every choice into one response."""
-    usage = Usage(job.prompt_tokens)
+    usage = job.usage()
     parts: list[list[Delta]] = [[] for _ in job.choices]
     async for index, delta in generation.deltas():
-        usage.add(delta)
+        usage.add(delta, index)
         parts[index].append(delta)
-    return job.shape.whole([join(part) for part in parts]) | {"usage": usage.body()}
+    answers = [join(part) for part in parts]
+    body = job.shape.whole(answers) | {"usage": usage.body()}
+    if job.extras is not None:
+        job.extras.whole(body, answers)
+    return body
 
 
 async def _stream(job: Job, generation: Generation) -> AsyncGenerator[str]:
     """Writes every delta as it comes; usage last, or with each chunk, where wanted."""
-    usage = Usage(job.prompt_tokens)
+    usage = job.usage()
     options = job.stream_options
     counted = options is not None and options.include_usage
     always = counted and options is not None and options.continuous_usage_stats
     async with contextlib.aclosing(generation.deltas()) as deltas:
         async for index, delta in deltas:
-            usage.add(delta)
-            for chunk in job.shape.chunks(index, delta):
+            usage.add(delta, index)
+            chunks = job.shape.chunks(index, delta)
+            if job.extras is not None:
+                job.extras.stream(chunks, index, delta)
+            for chunk in chunks:
                 if counted:
                     chunk["usage"] = usage.body() if always else None
                 yield write_event(chunk)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 from r1jax.answer import AnswerBuilder, Delta, TokenLogprob
 from r1jax.serve.chat_request import ChatRequest
 from r1jax.serve.errors import bad_request
+from r1jax.serve.extras import Extras
 from r1jax.serve.generation import Choice
-from r1jax.serve.job import Job, check_length, finite, identity
+from r1jax.serve.job import Job, check_length, identity
+from r1jax.serve.logprobs import token_entry
 from r1jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
       RequestError: The sampling parameters are out of range.
     """
     request = ChatRequest.parse(body)
+    request.check_ids(llm.tokenizer.vocab_size)
     if request.top_logprobs is not None and not request.logprobs:
         raise bad_request(
             "'top_logprobs' without 'logprobs'",
@@ -45,8 +48,10 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
     turns = [message.turn() for message in request.messages]
     text, thinking = llm.render(turns, _wants_thinking(request), variables)
     prompt = llm.tokenizer.encode(text)
+    prompt = request.truncated(prompt, llm.engine.max_model_len)
     check_length(len(prompt), llm.engine.max_model_len, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    forbidden = request.forbidden(llm.tokenizer, llm.config.vocab_size)
     choices = [
         Choice(
             prompt,
@@ -56,14 +61,29 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
                 request.stop,
                 thinking,
                 request.include_stop_str_in_output,
+                request.skip_special_tokens,
             ),
+            forbidden.guide() if forbidden else None,
         )
         for sampling in request.sampling(
             llm.default_sampling, llm.engine.max_model_len, logprobs
         )
     ]
-    shape = ChatShape(llm.tokenizer, model, thinking, request.logprobs)
-    return Job(choices, shape, len(prompt), request.stream, request.stream_options)
+    extras = Extras(
+        llm.tokenizer,
+        [prompt] * request.n,
+        request.return_token_ids,
+        request.prompt_logprobs is not None,
+        at_top=True,
+    )
+    return Job(
+        choices,
+        ChatShape(llm.tokenizer, model, thinking, request),
+        len(prompt),
+        request.stream,
+        request.stream_options,
+        extras=extras,
+    )
 
 
 def _template_variables(request: ChatRequest, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -105,13 +125,18 @@ class ChatShape:
     """Writes deltas as chat chunks, and whole answers as chat completions."""
 
     def __init__(
-        self, tokenizer: Tokenizer, model: str, thinking: bool | None, logprobs: bool
+        self,
+        tokenizer: Tokenizer,
+        model: str,
+        thinking: bool | None,
+        request: ChatRequest,
     ) -> None:
         """Fixes the id and time that all pieces of one answer carry."""
         self._tokenizer = tokenizer
         self._thinking = thinking
-        self._logprobs = logprobs
-        self._head = identity("chatcmpl", model)
+        self._logprobs = request.logprobs
+        self._ids = request.return_tokens_as_token_ids
+        self._head = identity("chatcmpl", model, request.request_id)
         self._begun: set[int] = set()
 
     def chunks(self, index: int, delta: Delta) -> list[dict[str, Any]]:
@@ -128,6 +153,8 @@ class ChatShape:
         if said or delta.logprobs or delta.finish:
             entries = self._entries(delta.logprobs) if self._logprobs else None
             chunks.append(self._chunk(index, said, entries, delta.finish))
+            if delta.finish:
+                chunks[-1]["choices"][0]["stop_reason"] = delta.stop
         return chunks
 
     def usage_chunk(self) -> dict[str, Any]:
@@ -142,6 +169,7 @@ class ChatShape:
                 "message": self._message(answer),
                 "logprobs": self._entries(answer.logprobs) if self._logprobs else None,
                 "finish_reason": answer.finish,
+                "stop_reason": answer.stop,
             }
             for index, answer in enumerate(answers)
         ]
@@ -180,13 +208,4 @@ class ChatShape:
         return entries
 
     def _entry(self, entry: TokenLogprob) -> dict[str, Any]:
-        top = [self._token(*alternative) for alternative in entry.top]
-        return {**self._token(entry.token_id, entry.logprob), "top_logprobs": top}
-
-    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        data = self._tokenizer.token_bytes(token_id)
-        return {
-            "token": data.decode("utf-8", "replace"),
-            "logprob": finite(logprob),
-            "bytes": list(data),
-        }
+        return token_entry(self._tokenizer, entry, self._ids)

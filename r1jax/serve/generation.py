@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from r1jax.answer import AnswerBuilder, Delta
+from r1jax.engine.guides import Guide
 from r1jax.engine.types import Event, SamplingParams
 from r1jax.serve.errors import ApiError
 from r1jax.serve.metrics import ChoiceTimer, Metrics
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """One sequence to generate, and how its events become words."""
+    """One sequence to generate by which rules, and how its events become words."""
 
     prompt: Sequence[int]
     sampling: SamplingParams
     builder: AnswerBuilder
+    guide: Guide | None = None
 
 
 class Admission:
@@ -116,8 +118,9 @@ class Generation:
             undo.callback(self.close)
             for index, choice in enumerate(self._choices):
                 hand_over = functools.partial(self._hand_over, loop, index)
+                rules = {} if choice.guide is None else {"guide": choice.guide}
                 self._running[index] = self._engine.submit(
-                    choice.prompt, choice.sampling, hand_over
+                    choice.prompt, choice.sampling, hand_over, **rules
                 )
             undo.pop_all()
 

@@ -116,6 +116,11 @@ class Tokenizer:
         """Returns one more than the highest id; a model's own may be padded higher."""
         return self._vocabulary.size
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Returns the control tokens, which are no part of a text."""
+        return frozenset(self._vocabulary.special)
+
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, adding none; tokens named in it become their id.
 
