@@ -19,7 +19,7 @@ from starlette.routing import Route
 import r1jax
 from r1jax.answer import Delta, join
 from r1jax.errors import RequestError, TextError
-from r1jax.serve import chat, completions, messages, responses, tokens, typed
+from r1jax.serve import chat, completions, messages, openapi, responses, tokens, typed
 from r1jax.serve.body import read_json
 from r1jax.serve.errors import ApiError, bad_request, from_error
 from r1jax.serve.gate import Gate, error_response
@@ -116,6 +116,7 @@ class _Handlers:
             Route("/ping", self.health),
             Route("/metrics", self.metrics),
             Route("/version", self.version),
+            Route("/openapi.json", self.openapi),
         ]
         for root in _ROOTS:
             routes += [
@@ -205,6 +206,10 @@ class _Handlers:
     async def version(self, request: Request) -> Response:
         """Tells the version of r1jax."""
         return _json({"version": r1jax.__version__})
+
+    async def openapi(self, request: Request) -> Response:
+        """Describes all this."""
+        return _json(openapi.document(_ROOTS, bool(self._options.api_keys)))
 
     def _card(self, name: str) -> dict[str, Any]:
         return {

@@ -59,7 +59,7 @@ _Texts = Annotated[
 ]
 
 
-class Message(_Part):
+class InputMessage(_Part):
     """A turn of the conversation."""
 
     type: Literal["message"] = "message"
@@ -102,7 +102,8 @@ class FunctionCallOutput(_Part):
 
 
 _Item = Annotated[
-    Message | Reasoning | FunctionCall | FunctionCallOutput, Field(discriminator="type")
+    InputMessage | Reasoning | FunctionCall | FunctionCallOutput,
+    Field(discriminator="type"),
 ]
 
 
@@ -306,7 +307,7 @@ def _complete(answer: ChatMessage) -> ChatMessage:
 
 
 def _turn(item: _Item) -> ChatMessage:
-    if isinstance(item, Message):
+    if isinstance(item, InputMessage):
         return {"role": item.role, "content": _joined(item.content)}
     if isinstance(item, Reasoning):
         thoughts = _joined(item.content) or _joined(item.summary)
