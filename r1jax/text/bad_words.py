@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from r1jax.text.reasoning import CLOSE, OPEN
 from r1jax.text.tokenizer import Tokenizer
 
 _APART = b"\xff"  # no text holds this byte
@@ -20,8 +21,9 @@ class TokenIndex:
     """Finds the tokens whose bytes begin with some, or hold some."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Reads the whole vocabulary; control tokens add nothing to a text."""
-        special = tokenizer.special_ids
+        """Reads the whole vocabulary; control tokens and marks are not its text."""
+        marks = (tokenizer.token_id(mark) for mark in (OPEN, CLOSE))
+        special = tokenizer.special_ids.union(m for m in marks if m is not None)
         count = tokenizer.vocab_size
         self.bytes = [
             b"" if token in special else tokenizer.token_bytes(token)
@@ -65,8 +67,8 @@ class BadWords:
 
         Args:
           tokenizer: The model's.
-          words: The strings, none empty; one that is a control token's name forbids
-            that token.
+          words: The strings, none empty. "think" does not forbid `</think>`, nor "end"
+            a control token that ends an answer; their own names do.
           vocab_size: Number of ids the model has, which may be more than its tokens.
         """
         self.index = token_index(tokenizer)

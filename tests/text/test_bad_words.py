@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
 
 from r1jax.text.bad_words import BadWords
 from r1jax.text.tokenizer import Tokenizer
@@ -15,16 +15,19 @@ from r1jax.text.tokenizer import Tokenizer
 PIECES = ["a", "b", "Ġ", "ab", "ba", "aba", "Ġa", "aĠb", "Ã", "©", "Ã©", "bÃ"]
 
 
+def tokenizer_of(folder, pieces, tokens) -> Tokenizer:
+    backend = Backend(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens(tokens)
+    backend.save(str(folder / "tokenizer.json"))
+    return Tokenizer.from_directory(folder)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
-    vocabulary = {piece: index for index, piece in enumerate(PIECES)}
-    backend = Backend(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<end>"])
-    backend.save(str(folder / "tokenizer.json"))
-    return Tokenizer.from_directory(folder)
+    return tokenizer_of(folder, PIECES, [AddedToken("<end>", special=True)])
 
 
 def allowed(guide, size: int) -> list[int]:
@@ -76,6 +79,14 @@ def test_a_control_token_is_forbidden_by_its_name_only(tokenizer):
     end = len(PIECES)
     assert end in allowed(BadWords(tokenizer, ["end", "a"], 13).guide(), 13)
     assert end not in allowed(BadWords(tokenizer, ["<end>"], 13).guide(), 13)
+
+
+def test_a_mark_of_thinking_is_forbidden_by_its_name_only(tmp_path):
+    mark = AddedToken("</think>", special=False)
+    tokenizer = tokenizer_of(tmp_path, "think", [mark])
+    close = tokenizer.token_id("</think>")
+    assert close in allowed(BadWords(tokenizer, ["think"], 6).guide(), 6)
+    assert close not in allowed(BadWords(tokenizer, ["</think>"], 6).guide(), 6)
 
 
 def test_one_letter_binds_no_later_token(tokenizer):
