@@ -179,6 +179,8 @@ class MessageInput(Sampled):
             "messages": [*self._system(), *self._turns()],
             "chat_template_kwargs": self.chat_template_kwargs,
         }
+        if self.messages[-1].role == "assistant":  # the answer's beginning
+            body["continue_final_message"] = True
         if self.thinking is not None:
             thinks = self.thinking.type != "disabled"
             body["thinking"] = {"type": "enabled" if thinks else "disabled"}

@@ -214,6 +214,13 @@ def test_a_tools_use_is_a_block_of_its_own():
     assert start["content_block"]["input"] == {}
 
 
+def test_a_last_turn_of_the_assistant_is_gone_on_with():
+    turns = [USER, {"role": "assistant", "content": "It"}]
+    body = MessageRequest.parse(ASKED | {"messages": turns}).chat_body()
+    assert body["continue_final_message"] is True
+    assert body["messages"][-1]["content"] == "It"
+
+
 def test_blocks_become_the_turns_of_a_chat():
     request = MessageRequest.parse(
         {
