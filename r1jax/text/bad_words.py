@@ -91,7 +91,8 @@ class BadWords:
 
     def _allow_all_but(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Packs a mask: bit i % 32 of word i // 32 allows token i."""
-        allowed = np.ones(-(-self._vocab_size // 32) * 32, bool)
+        allowed = np.zeros(-(-self._vocab_size // 32) * 32, bool)
+        allowed[: self._vocab_size] = True
         allowed[np.asarray(ids, int)] = False
         return np.packbits(allowed, bitorder="little").view("<u4")
 

@@ -34,7 +34,7 @@ def allowed(guide, size: int) -> list[int]:
     mask = guide.mask()
     assert mask.dtype == np.uint32
     assert mask.shape == (-(-size // 32),)
-    return [i for i in range(size) if mask[i // 32] >> i % 32 & 1]
+    return [i for i in range(32 * len(mask)) if mask[i // 32] >> i % 32 & 1]
 
 
 @settings(deadline=None, max_examples=200)
