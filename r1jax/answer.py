@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from r1jax.engine.types import Event
+from r1jax.engine.types import Event, PromptLogprob
 from r1jax.text.reasoning import ReasoningSplitter
 from r1jax.text.stops import StopStrings
 from r1jax.text.tokenizer import Tokenizer
@@ -33,7 +33,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Delta:
-    """What one event added to an answer. `finish` is set on the last one only."""
+    """What one event added to an answer. `finish` is set on the last one only.
+
+    `stop` comes with it where a stop string or a token of the request's own ended the
+    answer: the string or the token's id. `cached_tokens` and `prompt` come with the
+    first event, and are the engine's.
+    """
 
     reasoning: str = ""
     content: str = ""
@@ -42,6 +47,9 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
     tool_calls: tuple[ToolDelta, ...] = ()
+    stop: str | int | None = None
+    cached_tokens: int = 0
+    prompt: tuple[PromptLogprob, ...] = ()
 
 
 class _Failing(Protocol):
@@ -70,6 +78,7 @@ class AnswerBuilder:
         min_tokens: int = 0,
         tools: ToolCallParser | None = None,
         guide: _Failing | None = None,
+        skip_special: bool = True,
     ) -> None:
         """Starts an answer.
 
@@ -83,8 +92,10 @@ class AnswerBuilder:
             tools: parts tool calls from the answer.
             guide: held the answer to a form, if anything did; should it have failed,
                 the answer was cut, and finishes with "length".
+            skip_special: leaves control tokens out of the text.
         """
-        self._detokenizer = tokenizer.detokenizer(continues=True)
+        self._detokenizer = tokenizer.detokenizer(skip_special, continues=True)
+        self._eos_ids = tokenizer.eos_ids
         self._stops = StopStrings(stops)
         self._splitter = None if thinking is None else ReasoningSplitter(thinking)
         self._include_stop = include_stop
@@ -116,7 +127,15 @@ class AnswerBuilder:
             _logprobs(event, offset, is_thought),
             finish,
             calls,
+            stop=self._stops.matched or self._stop_token(event),
+            cached_tokens=event.cached_tokens,
+            prompt=event.prompt,
         )
+
+    def _stop_token(self, event: Event) -> int | None:
+        """Gives the token that ended the answer, if not one of the model's own did."""
+        own = event.finish != "stop" or event.token in self._eos_ids
+        return None if own else event.token
 
     def _decode(self, event: Event) -> str:
         """Gives the characters that the event completes."""
@@ -203,4 +222,7 @@ def join(deltas: Iterable[Delta]) -> Delta:
         tuple(entry for part in parts for entry in part.logprobs),
         next((part.finish for part in parts if part.finish), None),
         tuple(calls.values()),
+        stop=next((part.stop for part in parts if part.stop is not None), None),
+        cached_tokens=sum(part.cached_tokens for part in parts),
+        prompt=tuple(entry for part in parts for entry in part.prompt),
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from r1jax.answer import AnswerBuilder
+from r1jax.engine.guides import Guide, Several
 from r1jax.engine.types import SamplingParams
 from r1jax.errors import RequestError
 from r1jax.serve.chat_request import ChatRequest
@@ -47,6 +48,7 @@ class AnswerPlan:
         self._tools = tools
         self._format = tool_format(llm.tokenizer.chat_template)
         self._source, self._param = self._grammar(tools, form)
+        self._forbidden = request.forbidden(llm.tokenizer, llm.config.vocab_size)
 
     def check(self, sampling: SamplingParams) -> None:
         """Refuses parameters that the plan leaves no room for.
@@ -85,7 +87,7 @@ class AnswerPlan:
         request, parser = self._request, None
         if self._tools is not None:
             parser = ToolCallParser(self._format, self._tools.parallel)
-        guide = self._guide()
+        form = self._form()
         builder = AnswerBuilder(
             self._llm.tokenizer,
             request.stop,
@@ -93,8 +95,13 @@ class AnswerPlan:
             request.include_stop_str_in_output,
             sampling.min_tokens,
             parser,
-            guide,
+            form,
+            request.skip_special_tokens,
         )
+        guides: list[Guide] = [] if form is None else [form]
+        if self._forbidden is not None:
+            guides.append(self._forbidden.guide())
+        guide = Several(guides) if len(guides) > 1 else next(iter(guides), None)
         return Choice(prompt, sampling, builder, guide)
 
     def _grammar(
@@ -115,7 +122,7 @@ class AnswerPlan:
         rule = None if form is None else form.rule
         return tools.grammar(self._format, tokenizer, rule), "tools"
 
-    def _guide(self) -> ThoughtGuide | GrammarGuide | None:
+    def _form(self) -> ThoughtGuide | GrammarGuide | None:
         then = None
         if self._source is not None:
             try:

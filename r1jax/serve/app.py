@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,14 @@ from starlette.routing import Route
 import r1jax
 from r1jax.answer import Delta, join
 from r1jax.errors import RequestError, TextError
-from r1jax.serve import chat, completions
+from r1jax.serve import chat, completions, messages, openapi, responses, tokens, typed
 from r1jax.serve.body import read_json
 from r1jax.serve.errors import ApiError, bad_request, from_error
 from r1jax.serve.gate import Gate, error_response
 from r1jax.serve.generation import Admission, Generation
-from r1jax.serve.job import Job, Usage, check_model
+from r1jax.serve.job import Job, check_model
 from r1jax.serve.metrics import Metrics
+from r1jax.serve.response_store import ResponseStore
 from r1jax.serve.stream import (
     DONE,
     ClientGone,
@@ -34,12 +36,17 @@ from r1jax.serve.stream import (
     write_event,
     write_json,
 )
+from r1jax.serve.typed import TypedJob
 
 if TYPE_CHECKING:
     from r1jax.llm import LLM
 
 _Prepare = Callable[[dict[str, Any], "LLM", str], Job]
+_PrepareTyped = Callable[[dict[str, Any], "LLM", str], TypedJob]
+_Work = Callable[[dict[str, Any], "LLM", str], dict[str, Any]]
+_ROOTS = ("/v1", "", "/beta", "/anthropic/v1")  # all but the first are DeepSeek's
 POST = ["POST"]
+KEPT = ["GET", "DELETE"]
 _GONE = 499  # what nginx calls it; nobody reads the answer
 
 
@@ -100,21 +107,30 @@ class _Handlers:
         self._metrics = metrics
         self._admission = admission
         self._created = int(time.time())
+        self._store = ResponseStore()
 
     def routes(self) -> list[Route]:
-        """Lists the paths; those without /v1 are DeepSeek's."""
+        """Lists the paths."""
         routes = [
             Route("/health", self.health),
             Route("/ping", self.health),
             Route("/metrics", self.metrics),
             Route("/version", self.version),
+            Route("/openapi.json", self.openapi),
         ]
-        for root in ("/v1", ""):
+        for root in _ROOTS:
             routes += [
                 Route(f"{root}/models", self.models),
                 Route(f"{root}/models/{{model:path}}", self.model),
                 Route(f"{root}/chat/completions", self.chat_completions, methods=POST),
                 Route(f"{root}/completions", self.completions, methods=POST),
+                Route(f"{root}/responses", self.responses, methods=POST),
+                Route(f"{root}/responses/{{id}}", self.response, methods=KEPT),
+                Route(f"{root}/responses/{{id}}/cancel", self.cancel, methods=POST),
+                Route(f"{root}/messages", self.messages, methods=POST),
+                Route(f"{root}/messages/count_tokens", self.count, methods=POST),
+                Route(f"{root}/tokenize", self.tokenize, methods=POST),
+                Route(f"{root}/detokenize", self.detokenize, methods=POST),
             ]
         return routes
 
@@ -125,6 +141,44 @@ class _Handlers:
     async def completions(self, request: Request) -> Response | EventStream:
         """Continues a text."""
         return await self._answer(request, completions.prepare)
+
+    async def responses(self, request: Request) -> Response | EventStream:
+        """Answers with a response, OpenAI's newer shape."""
+        prepare = functools.partial(responses.prepare, store=self._store)
+        return await self._answer_typed(request, prepare)
+
+    async def response(self, request: Request) -> Response:
+        """Shows a response that is kept, or forgets it."""
+        name = request.path_params["id"]
+        if request.method == "DELETE":
+            self._store.delete(name)
+            return _json({"id": name, "object": "response", "deleted": True})
+        return _json(self._store.get(name).body)
+
+    async def cancel(self, request: Request) -> Response:
+        """Tells that a response that is kept has ended already."""
+        self._store.get(request.path_params["id"])
+        raise bad_request(
+            "the response has ended already",
+            "only responses in the background can be cancelled, and there are none",
+            "close the connection to stop an answer that is being made",
+        )
+
+    async def messages(self, request: Request) -> Response | EventStream:
+        """Answers with a message, Anthropic's shape."""
+        return await self._answer_typed(request, messages.prepare)
+
+    async def count(self, request: Request) -> Response:
+        """Counts the tokens of a message's prompt."""
+        return await self._work(request, messages.count)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Turns text or messages into token ids."""
+        return await self._work(request, tokens.tokenize)
+
+    async def detokenize(self, request: Request) -> Response:
+        """Turns token ids into text."""
+        return await self._work(request, tokens.detokenize)
 
     async def models(self, request: Request) -> Response:
         """Lists the names of the model."""
@@ -153,6 +207,10 @@ class _Handlers:
         """Tells the version of r1jax."""
         return _json({"version": r1jax.__version__})
 
+    async def openapi(self, request: Request) -> Response:
+        """Describes all this."""
+        return _json(openapi.document(_ROOTS, bool(self._options.api_keys)))
+
     def _card(self, name: str) -> dict[str, Any]:
         return {
             "id": name,
@@ -162,47 +220,81 @@ class _Handlers:
             "max_model_len": self._llm.engine.max_model_len,
         }
 
-    async def _answer(
-        self, request: Request, prepare: _Prepare
-    ) -> Response | EventStream:
-        """Reads, understands, submits and answers one request, whole or streamed."""
+    async def _read(self, request: Request) -> tuple[dict[str, Any], "LLM", str]:
+        """Reads a body, and the name of the model that it asks for."""
         body = await read_json(request, self._options.max_body_bytes)
         model = body.get("model")
         if model is not None and not isinstance(model, str):
             raise bad_request("'model' is not a string", param="model")
-        model = check_model(model, self._options.names)
+        return body, self._llm, check_model(model, self._options.names)
+
+    async def _work(self, request: Request, work: _Work) -> Response:
+        """Answers what needs no generation."""
+        return _json(await asyncio.to_thread(work, *await self._read(request)))
+
+    async def _answer(
+        self, request: Request, prepare: _Prepare
+    ) -> Response | EventStream:
+        """Reads, understands, submits and answers one request, whole or streamed."""
         # Templates and tokenizers may take a while; the event loop must not wait.
-        job = await asyncio.to_thread(prepare, body, self._llm, model)
+        job = await asyncio.to_thread(prepare, *await self._read(request))
         generation = self._admission.admit(job.choices)
         if job.stream:
             events = as_events(_stream(job, generation))
             return EventStream(events, self._options.keep_alive, generation.close)
+        return await self._finish(request, _whole(job, generation), generation)
+
+    async def _answer_typed(
+        self, request: Request, prepare: _PrepareTyped
+    ) -> Response | EventStream:
+        """Does the same for answers whose streams are typed events."""
+        job = await asyncio.to_thread(prepare, *await self._read(request))
+        generation = self._admission.admit([job.choice])
+        if job.stream:
+            events = typed.stream(job, generation)
+            return EventStream(events, self._options.keep_alive, generation.close)
+        return await self._finish(request, typed.whole(job, generation), generation)
+
+    async def _finish(
+        self,
+        request: Request,
+        work: Coroutine[Any, Any, dict[str, Any]],
+        generation: Generation,
+    ) -> Response:
+        """Waits for a whole answer, unless the client hangs up."""
         try:
-            return _json(await unless_gone(_whole(job, generation), request.receive))
+            return _json(await unless_gone(work, request.receive))
         finally:
             generation.close()
 
 
 async def _whole(job: Job, generation: Generation) -> dict[str, Any]:
     """Collects the deltas of every choice into one response."""
-    usage = Usage(job.prompt_tokens)
+    usage = job.usage()
     parts: list[list[Delta]] = [[] for _ in job.choices]
     async for index, delta in generation.deltas():
-        usage.add(delta)
+        usage.add(delta, index)
         parts[index].append(delta)
-    return job.shape.whole([join(part) for part in parts]) | {"usage": usage.body()}
+    answers = [join(part) for part in parts]
+    body = job.shape.whole(answers) | {"usage": usage.body()}
+    if job.extras is not None:
+        job.extras.whole(body, answers)
+    return body
 
 
 async def _stream(job: Job, generation: Generation) -> AsyncGenerator[str]:
     """Writes every delta as it comes; usage last, or with each chunk, where wanted."""
-    usage = Usage(job.prompt_tokens)
+    usage = job.usage()
     options = job.stream_options
     counted = options is not None and options.include_usage
     always = counted and options is not None and options.continuous_usage_stats
     async with contextlib.aclosing(generation.deltas()) as deltas:
         async for index, delta in deltas:
-            usage.add(delta)
-            for chunk in job.shape.chunks(index, delta):
+            usage.add(delta, index)
+            chunks = job.shape.chunks(index, delta)
+            if job.extras is not None:
+                job.extras.stream(chunks, index, delta)
+            for chunk in chunks:
                 if counted:
                     chunk["usage"] = usage.body() if always else None
                 yield write_event(chunk)
@@ -218,7 +310,7 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError | TextError)
     api_error = error if isinstance(error, ApiError) else from_error(error)
-    return error_response(api_error)
+    return error_response(api_error, request.url.path)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -231,9 +323,10 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         code = "method_not_allowed"
     else:
         what, why = f"there is nothing at {path}", "no endpoint has this path"
-        fix, code = "see /v1/models, /v1/chat/completions and /v1/completions", None
+        fix, code = "see /openapi.json for those that there are", None
     return error_response(
-        ApiError(error.status_code, what, why, fix, code=code, headers=error.headers)
+        ApiError(error.status_code, what, why, fix, code=code, headers=error.headers),
+        path,
     )
 
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1jax.answer import Delta, TokenLogprob
-from r1jax.serve.job import finite, identity
+from r1jax.serve.chat_request import ChatRequest
+from r1jax.serve.job import identity
+from r1jax.serve.logprobs import token_entry
 from r1jax.text.prompts import THINK
 from r1jax.text.thinking import CLOSING
 from r1jax.text.tokenizer import Tokenizer
@@ -75,15 +77,19 @@ class ChatShape:
         tokenizer: Tokenizer,
         model: str,
         thinking: bool | None,
-        logprobs: bool,
-        view: ThoughtView,
+        request: ChatRequest,
     ) -> None:
         """Fixes the id and time that all pieces of one answer carry."""
-        self._view = view
+        self._view = ThoughtView(
+            request.include_reasoning,
+            request.separate_reasoning,
+            request.stream_reasoning,
+        )
         self._tokenizer = tokenizer
         self._thinking = thinking
-        self._logprobs = logprobs
-        self._head = identity("chatcmpl", model)
+        self._logprobs = request.logprobs
+        self._ids = request.return_tokens_as_token_ids
+        self._head = identity("chatcmpl", model, request.request_id)
         self._begun: set[int] = set()
 
     def chunks(self, index: int, delta: Delta) -> list[dict[str, Any]]:
@@ -98,6 +104,8 @@ class ChatShape:
         if said or delta.logprobs or delta.finish:
             entries = self._entries(delta.logprobs) if self._logprobs else None
             chunks.append(self._chunk(index, said, entries, delta.finish))
+            if delta.finish:
+                chunks[-1]["choices"][0]["stop_reason"] = delta.stop
         return chunks
 
     def usage_chunk(self) -> dict[str, Any]:
@@ -112,6 +120,7 @@ class ChatShape:
                 "message": self._message(index, answer),
                 "logprobs": self._entries(answer.logprobs) if self._logprobs else None,
                 "finish_reason": answer.finish,
+                "stop_reason": answer.stop,
             }
             for index, answer in enumerate(answers)
         ]
@@ -156,16 +165,7 @@ class ChatShape:
         return entries
 
     def _entry(self, entry: TokenLogprob) -> dict[str, Any]:
-        top = [self._token(*alternative) for alternative in entry.top]
-        return {**self._token(entry.token_id, entry.logprob), "top_logprobs": top}
-
-    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        data = self._tokenizer.token_bytes(token_id)
-        return {
-            "token": data.decode("utf-8", "replace"),
-            "logprob": finite(logprob),
-            "bytes": list(data),
-        }
+        return token_entry(self._tokenizer, entry, self._ids)
 
 
 def _call(call: ToolDelta) -> dict[str, Any]:

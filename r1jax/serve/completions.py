@@ -1,12 +1,15 @@
 """Text completions: prompts as text or token ids, and OpenAI's older shapes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from r1jax.answer import AnswerBuilder, Delta, TokenLogprob
-from r1jax.serve.errors import ApiError, bad_request
+from r1jax.answer import AnswerBuilder, Delta
+from r1jax.serve.errors import bad_request
+from r1jax.serve.extras import extras
 from r1jax.serve.generation import Choice
-from r1jax.serve.job import Job, check_length, finite, identity
+from r1jax.serve.job import Job, check_length, identity
+from r1jax.serve.logprobs import PlacedLogprob, completion_entries
 from r1jax.serve.protocol import CompletionRequest
 from r1jax.text.tokenizer import Tokenizer
 
@@ -24,51 +27,53 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
       RequestError: The sampling parameters are out of range.
     """
     request = CompletionRequest.parse(body)
-    _check_combinations(request)
-    prompts = _prompts(request.prompt)
-    if len(prompts) * request.n > MAX_CHOICES:
+    tokenizer, limit = llm.tokenizer, llm.engine.max_model_len
+    request.check_ids(tokenizer.vocab_size)
+    texts = _prompts(request.prompt)
+    if len(texts) * request.n > MAX_CHOICES:
         raise bad_request(
-            f"{len(prompts)} prompts with {request.n} choices each",
+            f"{len(texts)} prompts with {request.n} choices each",
             f"one request may ask for {MAX_CHOICES} choices",
             "send several requests",
             "prompt",
         )
-    limit = llm.engine.max_model_len
     samplings = request.sampling(llm.default_sampling, limit, request.logprobs)
-    choices, echoes, prompt_tokens = [], [], 0
-    for prompt in prompts:
-        ids = _encode(prompt, request.add_special_tokens, llm.tokenizer)
-        check_length(len(ids), limit, "prompt")
-        prompt_tokens += len(ids)
-        for sampling in samplings:
-            builder = AnswerBuilder(
-                llm.tokenizer,
+    forbidden = request.forbidden(tokenizer, llm.config.vocab_size)
+    prompts = [_read(text, request, tokenizer, limit) for text in texts]
+    choices = [
+        Choice(
+            prompt.ids,
+            sampling,
+            AnswerBuilder(
+                tokenizer,
                 request.stop,
                 include_stop=request.include_stop_str_in_output,
-            )
-            choices.append(Choice(ids, sampling, builder))
-            echoes.append(_echo(prompt, llm.tokenizer) if request.echo else "")
-    shape = CompletionShape(llm.tokenizer, model, echoes, request.logprobs is not None)
-    return Job(choices, shape, prompt_tokens, request.stream, request.stream_options)
+                skip_special=request.skip_special_tokens,
+            ),
+            forbidden.guide() if forbidden else None,
+        )
+        for prompt in prompts
+        for sampling in samplings
+    ]
+    each = [prompt for prompt in prompts for _ in samplings]
+    return Job(
+        choices,
+        CompletionShape(tokenizer, model, each, request),
+        sum(len(prompt.ids) for prompt in prompts),
+        request.stream,
+        request.stream_options,
+        len(prompts),
+        extras(request, tokenizer, [prompt.ids for prompt in each], at_top=False),
+    )
 
 
-def _check_combinations(request: CompletionRequest) -> None:
-    if request.best_of is not None and request.best_of != request.n:
-        raise bad_request(
-            f"'best_of' is {request.best_of} where 'n' is {request.n}",
-            "every choice that is generated is returned",
-            "leave 'best_of' out and choose among 'n'",
-            "best_of",
-            "unsupported_parameter",
-        )
-    if request.echo and request.logprobs is not None:
-        raise bad_request(
-            "'echo' together with 'logprobs' is not supported",
-            "log-probabilities of prompt tokens are not computed",
-            "leave one of them out",
-            "echo",
-            "unsupported_parameter",
-        )
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt: its ids, its text, and where in the text each token begins."""
+
+    ids: list[int]
+    text: str
+    offsets: list[int]
 
 
 def _prompts(value: object) -> list[str | list[int]]:
@@ -95,47 +100,70 @@ def _is_ids(value: object) -> bool:
     )
 
 
-def _encode(prompt: str | list[int], special: bool, tokenizer: Tokenizer) -> list[int]:
+def _read(
+    prompt: str | list[int],
+    request: CompletionRequest,
+    tokenizer: Tokenizer,
+    limit: int,
+) -> _Prompt:
+    """Gives a prompt's ids, and for an echo its text.
+
+    Raises:
+      ApiError: 400, it is empty or leaves no room for an answer.
+    """
+    hidden, skips = 0, request.skip_special_tokens
     if not isinstance(prompt, str):
-        return prompt
-    ids = tokenizer.encode_prompt(prompt) if special else tokenizer.encode(prompt)
-    if not ids:
-        raise ApiError(
-            400,
-            "the prompt is empty",
-            "there is nothing to continue",
-            "send at least one character",
-            param="prompt",
-        )
-    return ids
-
-
-def _echo(prompt: str | list[int], tokenizer: Tokenizer) -> str:
-    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        ids = prompt
+    else:
+        plain = tokenizer.encode(prompt)
+        ids = tokenizer.encode_prompt(prompt) if request.add_special_tokens else plain
+        # What the text names is echoed; what was put in front of it is not.
+        hidden, skips = len(ids) - len(plain), False
+        if not ids:
+            raise bad_request(
+                "the prompt is empty",
+                "there is nothing to continue",
+                "send at least one character",
+                "prompt",
+            )
+    kept = request.truncated(ids, limit)
+    check_length(len(kept) - (request.max_tokens == 0), limit, "prompt")
+    if not request.echo:
+        return _Prompt(kept, "", [])
+    if len(kept) < len(ids):
+        hidden = 0 if request.truncation_side == "left" else hidden
+    detokenizer = tokenizer.detokenizer(skips)
+    text, offsets = "", []
+    for position, token in enumerate(kept):
+        offsets.append(len(text))
+        text += "" if position < hidden else detokenizer.push(token)
+    return _Prompt(kept, text + detokenizer.flush(), offsets)
 
 
 class CompletionShape:
     """Writes deltas as text chunks, and whole answers as text completions."""
 
     def __init__(
-        self, tokenizer: Tokenizer, model: str, echoes: Sequence[str], logprobs: bool
+        self,
+        tokenizer: Tokenizer,
+        model: str,
+        prompts: Sequence[_Prompt],
+        request: CompletionRequest,
     ) -> None:
-        """Takes the text to put before each choice ("" for none)."""
+        """Takes the prompt of each choice."""
         self._tokenizer = tokenizer
-        self._echoes = echoes
-        self._logprobs = logprobs
-        self._head = identity("cmpl", model) | {"object": "text_completion"}
+        self._prompts, self._request = prompts, request
+        self._head = identity("cmpl", model, request.request_id)
+        self._head["object"] = "text_completion"
         self._begun: set[int] = set()
 
     def chunks(self, index: int, delta: Delta) -> list[dict[str, Any]]:
         """Writes one delta; an echo comes with the first."""
-        text = delta.content
-        if index not in self._begun:
-            self._begun.add(index)
-            text = self._echoes[index] + text
-        if not (text or delta.logprobs or delta.finish):
+        first = index not in self._begun
+        self._begun.add(index)
+        choice = self._choice(index, delta, first)
+        if not (choice["text"] or delta.logprobs or delta.finish):
             return []
-        choice = self._choice(index, text, delta)
         return [{**self._head, "choices": [choice]}]
 
     def usage_chunk(self) -> dict[str, Any]:
@@ -145,36 +173,36 @@ class CompletionShape:
     def whole(self, answers: Sequence[Delta]) -> dict[str, Any]:
         """Writes the finished choices."""
         choices = [
-            self._choice(index, self._echoes[index] + answer.content, answer)
+            self._choice(index, answer, first=True)
             for index, answer in enumerate(answers)
         ]
         return {**self._head, "choices": choices}
 
-    def _choice(self, index: int, text: str, delta: Delta) -> dict[str, Any]:
+    def _choice(self, index: int, delta: Delta, first: bool) -> dict[str, Any]:
         return {
             "index": index,
-            "text": text,
-            "logprobs": self._entries(delta.logprobs) if self._logprobs else None,
+            "text": (self._prompts[index].text if first else "") + delta.content,
+            "logprobs": self._logprobs(index, delta, first),
             "finish_reason": delta.finish,
+            "stop_reason": delta.stop,
         }
 
-    def _entries(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        return {
-            "tokens": [self._name(entry.token_id) for entry in logprobs],
-            "token_logprobs": [finite(entry.logprob) for entry in logprobs],
-            "top_logprobs": [self._top(entry) for entry in logprobs],
-            "text_offset": [entry.offset for entry in logprobs],
-        }
-
-    def _top(self, entry: TokenLogprob) -> dict[str, float]:
-        """Names the likeliest tokens, and the chosen one wherever it ranks."""
-        pairs = (*entry.top, (entry.token_id, entry.logprob))
-        return {self._name(token): finite(logprob) for token, logprob in pairs}
-
-    def _name(self, token_id: int) -> str:
-        """Writes a token as text; half a character as "bytes:" and its bytes in hex."""
-        data = self._tokenizer.token_bytes(token_id)
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+    def _logprobs(self, index: int, delta: Delta, first: bool) -> dict[str, Any] | None:
+        count = self._request.logprobs
+        if count is None:
+            return None
+        prompt = self._prompts[index]
+        entries: list[PlacedLogprob] = []
+        if first and prompt.offsets:
+            entries += [
+                (token, logprob, top[:count], offset)
+                for (token, logprob, top), offset in zip(
+                    delta.prompt, prompt.offsets, strict=True
+                )
+            ]
+        entries += [
+            (entry.token_id, entry.logprob, entry.top, len(prompt.text) + entry.offset)
+            for entry in delta.logprobs
+        ]
+        ids = self._request.return_tokens_as_token_ids
+        return completion_entries(self._tokenizer, entries, ids)

@@ -13,6 +13,14 @@ from r1jax.errors import R1jaxError, RequestError
 
 _LOG = logging.getLogger(__name__)
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
 
 class ApiError(RequestError):
     """An error with the HTTP status it is answered with.
@@ -48,6 +56,13 @@ class ApiError(RequestError):
                 "code": self.code,
             }
         }
+
+
+def anthropic_body(error: ApiError) -> dict[str, Any]:
+    """Builds Anthropic's error object."""
+    kind = "invalid_request_error" if error.status < 500 else "api_error"
+    kind = _ANTHROPIC_TYPES.get(error.status, kind)
+    return {"type": "error", "error": {"type": kind, "message": _one_line(error)}}
 
 
 def bad_request(

@@ -10,17 +10,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from r1jax.serve.errors import ApiError, unexpected
+from r1jax.serve.errors import ApiError, anthropic_body, unexpected
 from r1jax.serve.stream import write_json
 
 OPEN_PATHS = frozenset({"/health", "/ping"})  # for probes, which carry no key
+MESSAGES = re.compile(r"(^|/)messages(/count_tokens)?$")  # Anthropic's paths
 _PLAIN_ID = re.compile(r"[!-~]{1,128}")
 
 
-def error_response(error: ApiError) -> Response:
-    """Writes an error as the response to a request."""
+def error_response(error: ApiError, path: str) -> Response:
+    """Writes an error as the response to a request, in the shape of its endpoint."""
+    anthropic = MESSAGES.search(path)
     return Response(
-        write_json(error.body()),
+        write_json(anthropic_body(error) if anthropic else error.body()),
         error.status,
         error.headers,
         media_type="application/json",
@@ -53,11 +55,13 @@ class Gate:
 
         try:
             if scope["path"] not in OPEN_PATHS and not self._knows(headers):
-                await error_response(_unauthorized())(scope, receive, send_named)
+                await error_response(_unauthorized(), scope["path"])(
+                    scope, receive, send_named
+                )
             else:
                 await self._app(scope, receive, send_named)
         except Exception as error:  # the outer edge: nothing above can answer
-            response = error_response(unexpected(error))
+            response = error_response(unexpected(error), scope["path"])
             if not started:
                 await response(scope, receive, send_named)
 
@@ -66,9 +70,11 @@ class Gate:
         if not self._digests:
             return True
         scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = headers.get("x-api-key", "")  # Anthropic's clients send this
         given = _digest(key.strip().encode("latin-1"))
         matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return any(matches)
 
 
 def _digest(key: bytes) -> bytes:
@@ -85,7 +91,7 @@ def _unauthorized() -> ApiError:
         401,
         "the API key is missing or wrong",
         "this server was started with --api-key",
-        "send the header 'Authorization: Bearer KEY'",
+        "send the header 'Authorization: Bearer KEY', or 'x-api-key: KEY'",
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """One sequence to generate, and how its events become words."""
+    """One sequence to generate by which rules, and how its events become words."""
 
     prompt: Sequence[int]
     sampling: SamplingParams
@@ -118,9 +118,9 @@ class Generation:
             undo.callback(self.close)
             for index, choice in enumerate(self._choices):
                 hand_over = functools.partial(self._hand_over, loop, index)
-                led = {} if choice.guide is None else {"guide": choice.guide}
+                rules = {} if choice.guide is None else {"guide": choice.guide}
                 self._running[index] = self._engine.submit(
-                    choice.prompt, choice.sampling, hand_over, **led
+                    choice.prompt, choice.sampling, hand_over, **rules
                 )
             undo.pop_all()
 

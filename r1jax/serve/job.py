@@ -1,6 +1,5 @@
 """A request that is understood: its choices, and the shape to answer in."""
 
-import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -9,10 +8,9 @@ from typing import Any, Protocol
 
 from r1jax.answer import Delta
 from r1jax.serve.errors import ApiError, bad_request
+from r1jax.serve.extras import Extras
 from r1jax.serve.generation import Choice
 from r1jax.serve.protocol import StreamOptions
-
-_LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity; vLLM writes this too
 
 
 class Shape(Protocol):
@@ -30,47 +28,69 @@ class Shape(Protocol):
 
 @dataclass
 class Job:
-    """One understood request. `prompt_tokens` counts every prompt once."""
+    """One understood request.
+
+    Attributes:
+      choices: What to generate: as many for each prompt, prompt by prompt.
+      shape: How to answer.
+      prompt_tokens: Tokens of all prompts, each counted once.
+      stream: Whether to answer piece by piece.
+      stream_options: Where to write usage in a stream.
+      prompts: How many prompts there are.
+      extras: What vLLM adds to the shapes, where asked for.
+    """
 
     choices: list[Choice]
     shape: Shape
     prompt_tokens: int
     stream: bool
     stream_options: StreamOptions | None
+    prompts: int = 1
+    extras: Extras | None = None
+
+    def usage(self) -> "Usage":
+        """Starts to count."""
+        return Usage(self.prompt_tokens, len(self.choices) // self.prompts)
 
 
 @dataclass
 class Usage:
-    """Counts the tokens of one request while they come."""
+    """Counts the tokens of one request while they come.
+
+    Of the `per_prompt` choices of one prompt the first says how much of it was found
+    in the cache: the others share that prompt, which is counted once.
+    """
 
     prompt_tokens: int
+    per_prompt: int = 1
+    cached_tokens: int = field(default=0, init=False)
     completion_tokens: int = field(default=0, init=False)
     reasoning_tokens: int = field(default=0, init=False)
 
-    def add(self, delta: Delta) -> None:
-        """Counts what a delta holds."""
+    def add(self, delta: Delta, index: int = 0) -> None:
+        """Counts what a delta of the choice `index` holds."""
+        if index % self.per_prompt == 0:
+            self.cached_tokens += delta.cached_tokens
         self.completion_tokens += len(delta.token_ids)
         self.reasoning_tokens += delta.reasoning_tokens
 
     def body(self) -> dict[str, Any]:
-        """Writes OpenAI's usage object."""
+        """Writes OpenAI's usage object, and DeepSeek's two counts of the cache."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "prompt_cache_hit_tokens": self.cached_tokens,
+            "prompt_cache_miss_tokens": self.prompt_tokens - self.cached_tokens,
             "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
 
 
-def identity(prefix: str, model: str) -> dict[str, Any]:
+def identity(prefix: str, model: str, request_id: str | None = None) -> dict[str, Any]:
     """Gives the fields that every piece of one answer repeats."""
-    number = f"{prefix}-{secrets.token_hex(12)}"
+    number = f"{prefix}-{request_id or secrets.token_hex(12)}"
     return {"id": number, "created": int(time.time()), "model": model}
-
-
-def finite(logprob: float) -> float:
-    """Gives a log-probability that JSON can write."""
-    return logprob if math.isfinite(logprob) else _LOWEST_LOGPROB
 
 
 def check_length(tokens: int, context: int, param: str) -> None:

@@ -1,15 +1,28 @@
 """What a request may say: OpenAI's parameters, vLLM's that work, and no others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from r1jax.engine.types import MAX_LOGPROBS, MAX_SEED, SamplingParams
 from r1jax.serve.errors import bad_request, from_validation, unknown_parameter
+from r1jax.text.bad_words import BadWords
+from r1jax.text.tokenizer import Tokenizer
 
 MAX_STOPS = 16
 MAX_N = 128
+MAX_BIASED = 1024
+MAX_BAD_WORDS = 256
+MAX_PRIORITY = 2**31 - 1
 
 # Sent by common clients; with or without them the answer is the same.
 HARMLESS = {
@@ -36,11 +49,13 @@ _TOOLS = "tools are offered to chats only, in 'tools'"
 _CONSTRAINED = "chats are held to a form, by 'response_format' or 'structured_outputs'"
 REFUSED = {
     "add_generation_prompt": Refusal(neutral=(True,)),
-    "allowed_token_ids": Refusal(neutral=([],)),
     "audio": Refusal("the model writes text only"),
-    "bad_words": Refusal(neutral=([],)),
+    "cache_salt": Refusal("whoever may ask shares one cache"),
     "chat_template": Refusal("a template sent by a client would run on the server"),
+    "container": Refusal("the server runs no tools"),
+    "context_management": Refusal("conversations are not shortened here"),
     "continue_final_message": Refusal(neutral=(False,)),
+    "conversation": Refusal("conversations are kept by 'previous_response_id' only"),
     "function_call": Refusal(_TOOLS, ("none", "auto")),
     "functions": Refusal(_TOOLS, ([],)),
     "guided_choice": Refusal(_CONSTRAINED),
@@ -49,18 +64,13 @@ REFUSED = {
     "guided_regex": Refusal(_CONSTRAINED),
     "include_reasoning": Refusal(neutral=(True,)),
     "length_penalty": Refusal("there is no beam search", (1,)),
-    "logit_bias": Refusal(neutral=({},)),
-    "min_tokens": Refusal(neutral=(0,)),
+    "max_tool_calls": Refusal("the server runs no tools"),
+    "mcp_servers": Refusal("the server reaches no network"),
     "modalities": Refusal("the model writes text only", (["text"],)),
     "prediction": Refusal(),
-    "priority": Refusal("requests are served in their order", (0,)),
-    "prompt_logprobs": Refusal(),
     "reasoning_effort": Refusal("R1 has no degrees of effort; see 'thinking'"),
     "response_format": Refusal(_CONSTRAINED, ({"type": "text"},)),
-    "return_token_ids": Refusal(neutral=(False,)),
-    "return_tokens_as_token_ids": Refusal(neutral=(False,)),
     "separate_reasoning": Refusal(neutral=(True,)),
-    "skip_special_tokens": Refusal(neutral=(True,)),
     "spaces_between_special_tokens": Refusal(neutral=(True,)),
     "stream_reasoning": Refusal(neutral=(True,)),
     "structured_outputs": Refusal(_CONSTRAINED),
@@ -68,7 +78,6 @@ REFUSED = {
     "thinking_token_budget": Refusal(),
     "tool_choice": Refusal(_TOOLS, ("none", "auto")),
     "tools": Refusal(_TOOLS, ([],)),
-    "truncate_prompt_tokens": Refusal(),
     "use_beam_search": Refusal("there is no beam search", (False,)),
     "verbosity": Refusal(neutral=("medium",)),
     "web_search_options": Refusal("the server reaches no network"),
@@ -80,7 +89,9 @@ def _stop_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-_StopString = Annotated[str, Field(min_length=1)]
+_Text = Annotated[str, Field(min_length=1)]
+_TokenId = Annotated[int, Field(ge=0)]
+_IdString = Annotated[str, Field(pattern="^[0-9]{1,10}$")]
 
 
 class StreamOptions(BaseModel):
@@ -92,41 +103,12 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool = False
 
 
-class SamplingRequest(BaseModel):
-    """The parameters that chat and text completions share."""
+class Body(BaseModel):
+    """A request's body: what is not known is refused, never ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    seed: int | None = Field(None, ge=-MAX_SEED - 1, le=MAX_SEED - MAX_N)
-    n: int = Field(1, ge=1, le=MAX_N)
-    stop: Annotated[
-        list[_StopString], BeforeValidator(_stop_list), Field(max_length=MAX_STOPS)
-    ] = []
-    include_stop_str_in_output: bool = False
-    stop_token_ids: list[int] = Field([], max_length=1024)
-    ignore_eos: bool | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-
-    sampled: ClassVar = (
-        "temperature",
-        "top_p",
-        "min_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "seed",
-        "ignore_eos",
-    )
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> Self:
@@ -146,14 +128,149 @@ class SamplingRequest(BaseModel):
             request = cls.model_validate(known)
         except ValidationError as error:
             raise from_validation(error, cls.model_fields) from None
-        if request.stream_options is not None and not request.stream:
+        request.check()
+        return request
+
+    def check(self) -> None:
+        """Refuses parameters that do not go together.
+
+        Raises:
+          ApiError: 400, naming one of them.
+        """
+
+
+class Sampled(Body):
+    """How tokens are chosen: the parameters that all endpoints share."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    logit_bias: dict[_IdString, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        {}, max_length=MAX_BIASED
+    )
+    allowed_token_ids: list[_TokenId] = []
+    bad_words: list[_Text] = Field([], max_length=MAX_BAD_WORDS)
+    seed: int | None = Field(None, ge=-MAX_SEED - 1, le=MAX_SEED - MAX_N)
+    min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool | None = None
+    stop_token_ids: list[int] = Field([], max_length=1024)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    priority: int | None = Field(None, ge=-MAX_PRIORITY - 1, le=MAX_PRIORITY)
+
+    sampled: ClassVar = (
+        "temperature",
+        "top_p",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "seed",
+        "min_tokens",
+        "ignore_eos",
+        "priority",
+    )
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Refuses token ids that the model does not have.
+
+        Raises:
+          ApiError: 400, naming the parameter and the id.
+        """
+        for name, ids in (
+            ("logit_bias", map(int, self.logit_bias)),
+            ("allowed_token_ids", self.allowed_token_ids),
+        ):
+            for token in ids:
+                if token >= vocab_size:
+                    raise bad_request(
+                        f"'{name}' has the token id {token}",
+                        f"the model's ids go from 0 to {vocab_size - 1}",
+                        "use ids of this model's tokenizer; see /tokenize",
+                        name,
+                        "invalid_value",
+                    )
+
+    def forbidden(self, tokenizer: Tokenizer, vocab_size: int) -> BadWords | None:
+        """Gives the rule by which no bad word comes, if there are any."""
+        words = self.bad_words
+        return BadWords(tokenizer, words, vocab_size) if words else None
+
+
+class SamplingRequest(Sampled):
+    """The parameters that chat and text completions share."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    n: int = Field(1, ge=1, le=MAX_N)
+    stop: Annotated[
+        list[_Text],
+        BeforeValidator(_stop_list, json_schema_input_type=_Text | list[_Text]),
+        Field(max_length=MAX_STOPS),
+    ] = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    request_id: str | None = Field(None, pattern=r"^[!-~]{1,128}$")
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    truncation_side: Literal["left", "right"] = "left"
+
+    def check(self) -> None:
+        """Refuses parameters that do not go together.
+
+        Raises:
+          ApiError: 400, naming one of them.
+        """
+        if self.stream_options is not None and not self.stream:
             raise bad_request(
                 "'stream_options' without 'stream'",
                 "an answer sent in one piece always carries its usage",
                 "leave 'stream_options' out, or set 'stream' to true",
                 "stream_options",
             )
-        return request
+        if self.truncate_prompt_tokens == 0:
+            raise bad_request(
+                "'truncate_prompt_tokens' is 0",
+                "nothing of the prompt would be left",
+                "send at least 1, or -1 for as many as there is room for",
+                "truncate_prompt_tokens",
+                "invalid_value",
+            )
+        longest = self.max_tokens
+        if longest is not None and (self.min_tokens or 0) > longest:
+            raise bad_request(
+                f"'min_tokens' is {self.min_tokens} where 'max_tokens' is {longest}",
+                "no answer can be that long",
+                "send a smaller 'min_tokens'",
+                "min_tokens",
+                "invalid_value",
+            )
+
+    def truncated(self, prompt: Sequence[int], limit: int) -> list[int]:
+        """Cuts a prompt as `truncate_prompt_tokens` says.
+
+        Args:
+          prompt: Token ids.
+          limit: The longest context in tokens; -1 keeps what leaves room in it for the
+            answer, of at least one token.
+        """
+        keep = self.truncate_prompt_tokens
+        if keep is None:
+            return list(prompt)
+        if keep < 0:
+            keep = max(limit - max(self.max_tokens or 1, 1), 1)
+        left = self.truncation_side == "left"
+        return list(prompt[-keep:] if left else prompt[:keep])
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """How many likeliest tokens are reported beside each of the prompt's."""
+        return self.prompt_logprobs
 
     def sampling(
         self, default: SamplingParams, limit: int, logprobs: int | None
@@ -174,8 +291,17 @@ class SamplingRequest(BaseModel):
             given["top_k"] = min(max(self.top_k, 0), 2**31 - 1)
         if self.max_tokens is not None:
             given["max_tokens"] = min(self.max_tokens, limit)
-        given["stop_token_ids"] = (*default.stop_token_ids, *self.stop_token_ids)
-        params = replace(default, **given, logprobs=logprobs)
+        if self.min_tokens is not None:
+            given["min_tokens"] = min(self.min_tokens, limit)
+        params = replace(
+            default,
+            **given,
+            stop_token_ids=(*default.stop_token_ids, *self.stop_token_ids),
+            logit_bias=tuple((int(i), bias) for i, bias in self.logit_bias.items()),
+            allowed_token_ids=tuple(self.allowed_token_ids) or None,
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_alternatives,
+        )
         if params.seed is None:
             return [params] * self.n
         return [replace(params, seed=params.seed + i) for i in range(self.n)]
@@ -198,12 +324,62 @@ def _refuse_unsupported(name: str, value: object, fields: dict[str, Any]) -> Non
         )
 
 
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_PROMPT = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        _IDS,
+        {
+            "type": "array",
+            "items": {"anyOf": [{"type": "string", "minLength": 1}, _IDS]},
+            "minItems": 1,
+        },
+    ]
+}
+
+
 class CompletionRequest(SamplingRequest):
     """The body of a text completion. 16 tokens are OpenAI's default length."""
 
-    prompt: Any
-    max_tokens: int | None = Field(16, ge=1)
+    prompt: Annotated[Any, WithJsonSchema(_PROMPT)]
+    max_tokens: int | None = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool = False
     best_of: int | None = None
     add_special_tokens: bool = True
+
+    def check(self) -> None:
+        """Refuses parameters that do not go together.
+
+        Raises:
+          ApiError: 400, naming one of them.
+        """
+        super().check()
+        if self.best_of is not None and self.best_of != self.n:
+            raise bad_request(
+                f"'best_of' is {self.best_of} where 'n' is {self.n}",
+                "every choice that is generated is returned",
+                "leave 'best_of' out and choose among 'n'",
+                "best_of",
+                "unsupported_parameter",
+            )
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise bad_request(
+                "'max_tokens' is 0",
+                "nothing would be answered, and nothing is asked of the prompt",
+                "send at least 1, or ask for 'echo' or 'prompt_logprobs'",
+                "max_tokens",
+                "invalid_value",
+            )
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """How many likeliest tokens are reported beside each of the prompt's."""
+        echoed = (self.logprobs or 0) if self.echo and self.judges else None
+        asked = [each for each in (self.prompt_logprobs, echoed) if each is not None]
+        return max(asked, default=None)
+
+    @property
+    def judges(self) -> bool:
+        """Whether an echo needs the prompt's log-probabilities, or no answer at all."""
+        return self.logprobs is not None or self.max_tokens == 0

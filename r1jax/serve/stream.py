@@ -24,6 +24,11 @@ def write_event(value: dict[str, Any]) -> str:
     return f"data: {write_json(value)}\n\n"
 
 
+def write_typed_event(value: dict[str, Any]) -> str:
+    """Writes one event under the name of its type."""
+    return f"event: {value['type']}\n{write_event(value)}"
+
+
 def write_json(value: object) -> str:
     """Writes compact JSON in plain Unicode."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 
 import httpx
@@ -16,7 +17,13 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from r1jax.engine.guides import Guide
-from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
+from r1jax.engine.types import (
+    EngineOptions,
+    EngineStats,
+    Event,
+    PromptLogprob,
+    SamplingParams,
+)
 from r1jax.errors import RequestError
 from r1jax.llm import LLM
 from r1jax.serve.app import ServeOptions, create_app
@@ -56,6 +63,14 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
     return Tokenizer.from_directory(folder)
 
 
+def judged(prompt: Sequence[int], count: int) -> tuple[PromptLogprob, ...]:
+    """Gives each token of a prompt but the first a log-probability of -0.25."""
+    top = ((3, -0.125), (4, -2.0))[:count]
+    return tuple(
+        (t, None, ()) if not i else (t, -0.25, top) for i, t in enumerate(prompt)
+    )
+
+
 class FakeEngine:
     """Recites a text after any prompt, from a thread per request.
 
@@ -77,6 +92,7 @@ class FakeEngine:
         self.go.set()
         self.failure: str | None = None
         self.pace = 0.0  # seconds between tokens
+        self.cached = 0  # prompt tokens said to be found in the cache
         self.threads: list[threading.Thread] = []
 
     def submit(
@@ -100,10 +116,18 @@ class FakeEngine:
         return number
 
     def _recite(self, number, sampling, on_event, guide) -> None:
+        first = {"cached_tokens": self.cached}
+        if sampling.prompt_logprobs is not None:
+            first["prompt"] = judged(self.prompts[number], sampling.prompt_logprobs)
+
         def emit(**fields) -> None:
             if fields.get("finish"):
                 self.finished.append(fields["finish"])
-            on_event(Event(number, **fields))
+            on_event(Event(number, **fields, **first))
+            first.clear()
+
+        if sampling.max_tokens == 0:
+            return emit(finish="length")
 
         tokens = self.tokenizer.encode(self.text)
         if sampling.seed is not None:
@@ -163,6 +187,7 @@ class FakeLLM:
     def __init__(self, tokenizer: Tokenizer, reasoning: bool = True) -> None:
         text = f"{THOUGHT}\n</think>\n\n{ANSWER}" if reasoning else ANSWER
         self.tokenizer = tokenizer
+        self.config = types.SimpleNamespace(vocab_size=tokenizer.vocab_size + 3)
         self.engine = FakeEngine(tokenizer, text)
         self.reasoning = reasoning
         self.default_sampling = SamplingParams(temperature=0.6, top_p=0.95)

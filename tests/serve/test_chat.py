@@ -69,6 +69,9 @@ def test_usage_adds_up(site, llm):
         "prompt_tokens": len(llm.engine.prompts[0]),
         "completion_tokens": 2 * answer,
         "total_tokens": len(llm.engine.prompts[0]) + 2 * answer,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_cache_hit_tokens": 0,
+        "prompt_cache_miss_tokens": len(llm.engine.prompts[0]),
         "completion_tokens_details": {"reasoning_tokens": 2 * thought},
     }
 

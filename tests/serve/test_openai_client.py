@@ -60,6 +60,46 @@ def test_completions(client):
     assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text
 
 
+def test_a_prompt_is_scored_as_evaluations_do(client):
+    completion = client.completions.create(
+        model="recital", prompt=[64, 65, 66], max_tokens=0, echo=True, logprobs=1
+    )
+    logprobs = completion.choices[0].logprobs
+    assert logprobs.token_logprobs == [None, -0.25, -0.25]
+    assert logprobs.tokens == ["a", "b", "c"]
+    assert logprobs.text_offset == [0, 1, 2]
+
+
+def test_the_clients_own_parameters_are_taken(client):
+    completion = client.chat.completions.create(
+        model="recital",
+        messages=MESSAGES,
+        frequency_penalty=0.5,
+        logit_bias={"64": -100},
+        max_completion_tokens=100,
+        metadata={"a": "b"},
+        n=2,
+        presence_penalty=0.5,
+        seed=3,
+        stop=["Done"],
+        store=False,
+        temperature=0,
+        top_p=0.5,
+        user="me",
+        extra_body={"top_k": 4, "min_tokens": 3, "bad_words": ["x"], "priority": 1},
+    )
+    assert [choice.finish_reason for choice in completion.choices] == ["stop"] * 2
+    assert completion.usage.prompt_tokens_details.cached_tokens == 0
+
+
+def test_the_chat_streams_helper_adds_up(client):
+    with client.chat.completions.stream(model="recital", messages=MESSAGES) as stream:
+        kinds = {event.type for event in stream}
+        message = stream.get_final_completion().choices[0].message
+    assert message.content == ANSWER
+    assert "content.done" in kinds
+
+
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["recital", "alias"]
     assert client.models.retrieve("alias").id == "alias"
