@@ -1,10 +1,13 @@
 """A plan as two small arrays: all that crosses from host to device for a step."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r1jax.cache import Batch, Geometry
@@ -36,6 +39,8 @@ class StepInput:
       samples: True where the row's next token counts.
       prompt_length: Of the row's sequence, in tokens.
       logprobs: True where the row wants log-probabilities.
+      following: The token behind a chunk's last one, where the host knows it; only
+        where the prediction layer runs.
     """
 
     batch: Batch
@@ -46,6 +51,7 @@ class StepInput:
     samples: Int[Array, " B"]
     prompt_length: Int[Array, " B"]
     logprobs: Int[Array, " B"]
+    following: Int[Array, " B"] | None = None
 
 
 class Form(NamedTuple):
@@ -55,11 +61,14 @@ class Form(NamedTuple):
       geometry: Of one data shard.
       columns: Width of the page table, in pages.
       shards: Data shards.
+      guesses: How many tokens the prediction layer guesses for each row; 0 where it
+        does not run.
     """
 
     geometry: Geometry
     columns: int
     shards: int = 1
+    guesses: int = 0
 
     @property
     def rows(self) -> int:
@@ -78,6 +87,7 @@ class Form(NamedTuple):
 def fields(form: Form) -> dict[str, tuple[int, ...]]:
     """Returns the integer fields of a packed step, in order, with their shapes."""
     tokens, rows = form.shards * form.geometry.tokens, form.rows
+    ahead = {"following": (rows,)} if form.guesses else {}
     return {
         "tokens": (tokens,),
         "positions": (tokens,),
@@ -92,6 +102,7 @@ def fields(form: Form) -> dict[str, tuple[int, ...]]:
         "logprobs": (rows,),
         "top_k": (rows,),
         "seed": (rows, 2),
+        **ahead,
     }
 
 
@@ -131,15 +142,18 @@ def pack(
         sequence, sampling = row.sequence, row.sequence.sampling
         end = place + row.count
         v["positions"][place:end] = np.arange(row.start, row.start + row.count)
-        if not row.decode:
-            fed = sequence.tokens[row.start : row.start + row.count]
-            v["tokens"][place:end] = fed
+        on_device = row.start >= len(sequence.tokens)
+        if not on_device:
+            known = sequence.tokens[row.start : row.start + row.count]
+            v["tokens"][place:end] = [*known, *row.drafts]
+        if form.guesses and not row.samples:
+            v["following"][number] = sequence.tokens[row.start + row.count]
         v["page_table"][number, : len(sequence.pages)] = sequence.pages
         v["lengths"][number] = row.start + row.count
         v["homes"][number] = sequence.home
         v["slot"][number] = sequence.slot
         v["last"][number] = end - 1
-        v["from_device"][number] = row.decode
+        v["from_device"][number] = on_device
         v["samples"][number] = row.samples
         v["prompt_length"][number] = sequence.prompt_length
         v["logprobs"][number] = sampling.logprobs is not None
@@ -169,3 +183,26 @@ def unpack(ints: Array, floats: Array, form: Form, target: Target) -> StepInput:
     parts = {name: v.pop(name) for name in names}
     batch = Batch(**parts, geometry=form.geometry, target=target)
     return StepInput(batch=batch, sampling=sampling, **v)
+
+
+def asked(step: StepInput, form: Form) -> StepInput:
+    """Returns what each row says for each of its tokens that are asked.
+
+    `last` is then which flat token it is. Where every row has one nothing changes.
+    """
+    g = form.geometry
+    if g.decode_tokens == 1:
+        return step
+    rows: list[np.ndarray] = []
+    last: list[Any] = []
+    for shard in range(form.shards):
+        first = shard * g.rows
+        decodes = np.repeat(np.arange(g.decodes), g.decode_tokens)
+        rows.append(first + np.concatenate([decodes, np.arange(g.decodes, g.rows)]))
+        last.append(shard * g.tokens + np.arange(g.first_chunk))
+        last.append(step.last[first + g.decodes : first + g.rows])
+    of = np.concatenate(rows)
+    each = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
+    batch = each.pop("batch")
+    each = jax.tree.map(lambda array: array[of], each)
+    return StepInput(batch, **each | {"last": jnp.concatenate(last)})

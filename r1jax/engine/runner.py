@@ -53,7 +53,7 @@ class Message:
         return cls(g, counts, ints, floats.reshape(len(packing.FLOATS), -1))
 
 
-_HEAD = struct.Struct("<3i?i")
+_HEAD = struct.Struct("<4i?i")
 
 
 class Runner:
@@ -72,6 +72,7 @@ class Runner:
         columns: int,
         target: Target,
         tell: Callable[[bytes], None] | None = None,
+        guesses: int = 0,
     ) -> None:
         """Takes over `params` and `pools`; nothing is compiled yet.
 
@@ -83,6 +84,7 @@ class Runner:
           columns: Pages of the longest sequence.
           target: What to compile for.
           tell: Sends a step to the other processes, where there are any.
+          guesses: How many tokens the prediction layer guesses at once; 0 for none.
         """
         self._tell, self._slots = tell, slots
         self._everywhere = target.everywhere
@@ -92,7 +94,9 @@ class Runner:
         weights, *state = jax.tree.map(
             shape_of, (params, pools, self._newest, self._counts)
         )
-        self._programs = Programs(config, target, columns, weights, tuple(state))
+        self._programs = Programs(
+            config, target, columns, weights, tuple(state), guesses
+        )
         self._compiled: dict[Geometry, tuple[Any, Any]] = {}
         self._news = threading.Condition()
 

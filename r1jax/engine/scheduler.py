@@ -39,6 +39,7 @@ class Sequence:
       computed: Tokens whose cache entries are written or being written.
       from_host: Tokens it was admitted with; later ones are read on the device.
       pending: 1 while its newest token is known to the device only.
+      drafts: Guesses of what follows its newest token, for its next decode.
       finished: True once its last event was sent.
     """
 
@@ -54,6 +55,7 @@ class Sequence:
     computed: int = 0
     from_host: int = 0
     pending: int = 0
+    drafts: list[int] = field(default_factory=list)
     finished: bool = False
 
     @property
@@ -67,7 +69,8 @@ class Row:
     """One sequence's share of a step: `count` tokens from position `start` on.
 
     `samples` is True where the step reaches the sequence's end, so that a next token
-    comes out; `decode` where the one token fed is the last one sampled.
+    comes out; `decode` where the token fed is the last one sampled. Behind it may come
+    `drafts`, guesses to be verified, which `count` includes.
     """
 
     sequence: Sequence
@@ -75,6 +78,7 @@ class Row:
     count: int
     samples: bool
     decode: bool
+    drafts: tuple[int, ...] = ()
 
 
 class Share(NamedTuple):
@@ -97,10 +101,21 @@ class Plan:
         for shard, share in enumerate(self.shares):
             first_row, first_token = shard * g.rows, shard * g.tokens
             for i, row in enumerate(share.decodes):
-                yield first_row + i, first_token + i, row
+                yield first_row + i, first_token + i * g.decode_tokens, row
             for i, row in enumerate(share.chunks):
-                token = first_token + g.decodes + i * g.chunk_tokens
+                token = first_token + g.first_chunk + i * g.chunk_tokens
                 yield first_row + g.decodes + i, token, row
+
+    def sampled(self) -> Iterator[tuple[int, int, Row]]:
+        """Yields rows whose next token comes out, with their number and its place.
+
+        The place is among the tokens asked (`Geometry.asked`) of all shards.
+        """
+        g = self.geometry
+        for number, _, row in self.placed():
+            if row.samples:
+                shard, within = divmod(number, g.rows)
+                yield number, shard * g.asked + g.first_asked(within), row
 
 
 class Shapes:
@@ -108,17 +123,28 @@ class Shapes:
 
     Decodes alone come in powers of two up to `max_num_seqs`; chunks ride beside that
     many decodes. Only shapes that were opened are used, and the `first` ones suffice.
+    Where guesses are verified, decodes have places for them beside chunks always, and
+    alone in shapes of their own.
     """
 
-    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
-        """Lays out the shapes for the engine's limits; none is open yet."""
+    def __init__(
+        self, max_num_seqs: int, max_num_batched_tokens: int, drafts: int = 0
+    ) -> None:
+        """Lays out the shapes for the engine's limits; none is open yet.
+
+        Args:
+          max_num_seqs: As of `EngineOptions`.
+          max_num_batched_tokens: Likewise.
+          drafts: Guesses that a decode may bring.
+        """
         most, longest = max_num_seqs, max_num_batched_tokens
         short = min(64, longest)
         several = min(most, longest // short)
         powers = [2**i for i in range(most.bit_length()) if 2**i < most]
-        steady = [Geometry(n, 0, 0) for n in (*powers, most)]
+        widths = sorted({1, 1 + drafts})
+        steady = [Geometry(n, 0, 0, w) for w in widths for n in (*powers, most)]
         sizes = sorted({(1, short), (several, short), (1, longest)})
-        mixed = [Geometry(most, *size) for size in sizes]
+        mixed = [Geometry(most, *size, widths[-1]) for size in sizes]
         self.first = [mixed[0], steady[-1]]
         self.rest = [g for g in (*steady, *mixed) if g not in self.first]
         self._open: list[Geometry] = []
@@ -127,9 +153,12 @@ class Shapes:
         """Says that a shape is compiled; another thread may be planning."""
         self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
 
-    def steady(self, decodes: int) -> Geometry:
-        """Returns the smallest open shape that holds so many decodes alone."""
-        return next(g for g in self._open if not g.chunks and g.decodes >= decodes)
+    def steady(self, decodes: int, tokens: int = 1) -> Geometry:
+        """Returns the smallest open shape for decodes alone, of so many tokens each."""
+        alone = (g for g in self._open if not g.chunks)
+        return next(
+            g for g in alone if g.decodes >= decodes and g.decode_tokens >= tokens
+        )
 
     def mixed(self, left: list[int]) -> Geometry:
         """Returns the open shape for prompts that have so many tokens left.
@@ -218,7 +247,8 @@ class Scheduler:
         if any(left):
             geometry = self.shapes.mixed(max(left, key=sum))
         elif most:
-            geometry = self.shapes.steady(most)
+            longest = max(row.count for rows in decodes for row in rows)
+            geometry = self.shapes.steady(most, longest)
         else:
             return None
         chunks = [_chunks(shard.feeding, geometry) for shard in self._shards]
@@ -226,7 +256,8 @@ class Scheduler:
             [Share(*share) for share in zip(decodes, chunks, strict=True)], geometry
         )
         for _, _, row in plan.placed():
-            row.sequence.computed += row.count
+            # Guesses count as computed when they have been accepted.
+            row.sequence.computed += row.count - len(row.drafts)
             row.sequence.pending += row.samples
         return plan
 
@@ -236,15 +267,24 @@ class Scheduler:
         for sequence in ready:
             if sequence.slot is None or sequence.answered >= sequence.limit:
                 continue  # preempted just now, or waiting for its last token
-            known = sequence.computed + 1
+            known, drafts = sequence.computed + 1, self._drafts(shard, sequence)
             while not shard.pages.grow(sequence.pages, known, sequence.home):
                 victim = shard.running[-1]
                 self._preempt(shard, victim)
                 if victim is sequence:
                     break
             else:
-                rows.append(Row(sequence, sequence.computed, 1, True, True))
+                count = 1 + len(drafts)
+                rows.append(Row(sequence, sequence.computed, count, True, True, drafts))
         return rows
+
+    def _drafts(self, shard: _Shard, sequence: Sequence) -> tuple[int, ...]:
+        """Takes a sequence's guesses, as far as its limit and the free pages go."""
+        drafts = tuple(sequence.drafts[: sequence.limit - sequence.answered - 1])
+        sequence.drafts = []
+        known = sequence.computed + 1 + len(drafts)
+        fits = shard.pages.grow(sequence.pages, known, sequence.home)
+        return drafts if fits else ()
 
     def _admit(self) -> None:
         """Gives slots and pages to waiting sequences, in order, while they last."""

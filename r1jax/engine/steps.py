@@ -10,7 +10,7 @@ import numpy as np
 from r1jax import model
 from r1jax.cache import Batch, Pools
 from r1jax.config import ModelConfig
-from r1jax.engine import packing, sampling
+from r1jax.engine import guesses, packing, sampling
 from r1jax.engine.packing import Form
 from r1jax.engine.types import MAX_LOGPROBS
 from r1jax.target import Target
@@ -38,6 +38,9 @@ def run_step(
 ) -> tuple[Pools, Array, Outputs]:
     """Feeds a step's tokens and samples each row's next one.
 
+    A row of several decode tokens has its next one sampled after each of them; what
+    does not follow from an accepted guess is the host's to drop (engine/drafts.py).
+
     Args:
       config: The model.
       form: The sizes of the step.
@@ -50,12 +53,18 @@ def run_step(
       floats: The packed plan's floats.
 
     Returns:
-      The pools, the newest tokens, and for each row its token and, where any row
-      wants them, log-probabilities.
+      The pools, the newest tokens, and for each token asked its next one and, where
+      any row wants them, log-probabilities. Where the prediction layer runs, "drafts"
+      has each row's guesses, [B, form.guesses].
     """
     step = packing.unpack(ints, floats, form, target)
     batch = _with_device_tokens(step, newest)
-    hidden, pools = model.step(config, params, pools, batch, step.last)
+    by_row, step = step, packing.asked(step, form)
+    if form.guesses:
+        every, pools = model.step(config, params, pools, batch)
+        hidden = batch.pick(every, step.last)
+    else:
+        hidden, pools = model.step(config, params, pools, batch, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
     rows = step.sampling
@@ -74,9 +83,14 @@ def run_step(
         lambda: sampling.log_probabilities(logits, token, MAX_LOGPROBS),
         lambda: _no_logprobs(logits),
     )
-    kept = jnp.where(step.samples != 0, step.slot, len(newest))
-    newest = newest.at[kept].set(token, mode="drop")
+    if form.geometry.decode_tokens == 1:  # else all newest tokens come from the host
+        kept = jnp.where(step.samples != 0, step.slot, len(newest))
+        newest = newest.at[kept].set(token, mode="drop")
     outputs = {"token": token, "logprob": own, "top_ids": ids, "top_logprobs": best}
+    if form.guesses:
+        outputs["drafts"], pools = guesses.guess(
+            config, form, params, pools, batch, every, token, by_row
+        )
     return pools, newest, outputs
 
 
@@ -114,8 +128,8 @@ def count_tokens(
 def _first_tokens(form: Form) -> np.ndarray:
     """The flat index of each row's first token."""
     g = form.geometry
-    chunks = g.decodes + np.arange(g.chunks) * g.chunk_tokens
-    rows = np.concatenate([np.arange(g.decodes), chunks])
+    chunks = g.first_chunk + np.arange(g.chunks) * g.chunk_tokens
+    rows = np.concatenate([np.arange(g.decodes) * g.decode_tokens, chunks])
     return np.concatenate([rows + shard * g.tokens for shard in range(form.shards)])
 
 

@@ -39,7 +39,7 @@ class FakeRunner:
     permits: Permits | None = None
     broken: Exception | None = None
 
-    def __init__(self, config, params, pools, slots, columns, target, tell=None):
+    def __init__(self, config, params, pools, slots, columns, target, tell, guesses):
         _, pages, _, size, _ = pools["key"].shape
         self.device = FakeDevice([Pages(pages, size)], slots)
 
