@@ -98,8 +98,9 @@ def load(
       num_draft_tokens: How many are guessed at once; by default 1 with "mtp" and 3 with
         "ngram".
       prompt_lookup_max: With "ngram", how many of the newest tokens are looked up
-        first; 4 by default.
-      prompt_lookup_min: The fewest that are looked up; 2 by default.
+        first; 4 by default, or the minimum if that is more.
+      prompt_lookup_min: The fewest that are looked up; 2 by default, or the maximum if
+        that is less.
       seed: For a preset's random weights, and for requests that have no seed.
       hosts: The other processes of this program, as `r1jax.hosts.join` gives them;
         all must load the same, over a mesh of all their devices (by default one that
@@ -211,8 +212,12 @@ def _drafting(
             )
     if count is None:
         count = 3 if draft == "ngram" else 1
-    options = {"draft": draft, "num_draft_tokens": count, **lookup}
-    return {name: value for name, value in options.items() if value is not None}
+    return {
+        "draft": draft,
+        "num_draft_tokens": count,
+        "prompt_lookup_max": max(4, shortest or 1) if longest is None else longest,
+        "prompt_lookup_min": min(2, longest or 2) if shortest is None else shortest,
+    }
 
 
 def _digest(places: Mapping[str, Places]) -> str:
