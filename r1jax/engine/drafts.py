@@ -176,8 +176,6 @@ class Lookup:
         for length in self._lengths:
             at = self._behind.get(tuple(tokens[-length:]))
             if at is not None and length <= len(tokens):
-                whole = list(tokens[at:])
-                while len(whole) < count:
-                    whole += whole[: count - len(whole)]
-                return whole[:count]
+                behind = list(tokens[at : at + count])
+                return [behind[i % len(behind)] for i in range(count)]
         return []

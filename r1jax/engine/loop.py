@@ -20,7 +20,13 @@ import numpy as np
 
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
-from r1jax.engine.drafts import accepted, check_drafts, guess_for, make_drafter
+from r1jax.engine.drafts import (
+    accepted,
+    check_drafts,
+    guess_for,
+    make_drafter,
+    more_layers,
+)
 from r1jax.engine.follow import follow
 from r1jax.engine.pages import cut
 from r1jax.engine.results import result
@@ -101,7 +107,9 @@ class Engine:
         self._hosts = hosts
         tell = hosts.send if hosts and hosts.leads else None
         slots = len(pages) * options.max_num_seqs
-        guesses = drafts if options.draft == "mtp" else 0
+        guesses = drafts * more_layers(options)
+        layers = config.layers + more_layers(options)
+        assert not guesses or next(iter(pools.values())).shape[0] == layers
         self._runner = Runner(
             config, params, pools, slots, columns, target, tell, guesses
         )

@@ -29,7 +29,7 @@ def read_speculation(text: str) -> dict[str, Any]:
         raise _wrong(f"{text!r} is not JSON", str(error)) from None
     if not isinstance(given, dict):
         raise _wrong(f"{text!r} is not an object", "it names a method and its options")
-    options = {}
+    options: dict[str, Any] = {}
     for key, value in given.items():
         if key not in _OPTIONS:
             near = difflib.get_close_matches(key, _OPTIONS, 1)
