@@ -11,9 +11,11 @@ C chunks of Q tokens, one for each of the last C rows:
 
     R = 3, C = 1, Q = 4      tokens  d0 d1 d2 | c0 c1 c2 c3     rows 0 1 2 3
 
-Rows and tokens that a step does not need are padding: length 0, position -1. On a mesh
-that cuts sequences over D devices, tokens and rows are D such steps of one geometry,
-end to end, and page numbers count the pages of the device.
+Where guesses are verified each of the first R rows has places for several tokens, its
+newest one and the guesses behind it. Rows and tokens that a step does not need are
+padding: length 0, position -1. On a mesh that cuts sequences over D devices, tokens and
+rows are D such steps of one geometry, end to end, and page numbers count the pages of
+the device.
 
 A latent has no heads to cut. Where several devices work on the same sequences, each
 holds a segment of every one, and shares of the softmax are merged (layers/segments.py):
@@ -52,11 +54,19 @@ _PAGE_AXES = {
 
 
 class Geometry(NamedTuple):
-    """The static shape of a step: decode rows, chunk rows, tokens in each chunk."""
+    """The static shape of a step.
+
+    Attributes:
+      decodes: Decode rows.
+      chunks: Chunk rows.
+      chunk_tokens: Tokens in each chunk.
+      decode_tokens: Tokens in each decode row; those after the first are guesses.
+    """
 
     decodes: int
     chunks: int
     chunk_tokens: int
+    decode_tokens: int = 1
 
     @property
     def rows(self) -> int:
@@ -66,7 +76,23 @@ class Geometry(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens in the step, padding included."""
-        return self.decodes + self.chunks * self.chunk_tokens
+        return self.first_chunk + self.chunks * self.chunk_tokens
+
+    @property
+    def first_chunk(self) -> int:
+        """Where the chunks' tokens begin."""
+        return self.decodes * self.decode_tokens
+
+    @property
+    def asked(self) -> int:
+        """Tokens whose next one is sampled: all of decode rows, a chunk's last one."""
+        return self.first_chunk + self.chunks
+
+    def first_asked(self, row: int) -> int:
+        """Returns the place of a row's first token among those asked."""
+        if row < self.decodes:
+            return row * self.decode_tokens
+        return self.first_chunk + row - self.decodes
 
 
 @flax.struct.dataclass
@@ -100,16 +126,17 @@ class Batch:
         """Returns the row of each token."""
         g = self.geometry
         chunks = jnp.repeat(jnp.arange(g.decodes, g.rows), g.chunk_tokens)
-        rows = jnp.concatenate([jnp.arange(g.decodes), chunks])
+        decodes = jnp.repeat(jnp.arange(g.decodes), g.decode_tokens)
+        rows = jnp.concatenate([decodes, chunks])
         firsts = g.rows * jnp.arange(self.shards)
         return (firsts[:, None] + rows[None]).reshape(-1)
 
-    def pick(self, tokens: Array, last: Int[Array, " B"]) -> Array:
-        """Returns one token of each row, out of its own shard's tokens.
+    def pick(self, tokens: Array, last: Int[Array, " A"]) -> Array:
+        """Returns some tokens, equally many of each shard, out of its own tokens.
 
         Args:
           tokens: [T, ...].
-          last: Which of the flat tokens.
+          last: Which of the flat tokens, as a step asks for them: shard by shard.
         """
         if self.shards == 1:
             return tokens[last]
@@ -162,9 +189,10 @@ def make_pools(
     page_size: int,
     dtype: Any,
     target: Target = PLAIN,
+    more_layers: int = 0,
 ) -> Pools:
     """Allocates zeroed pools of `pages` pages on each device (page 0 included)."""
-    shapes = abstract_pools(config, pages, page_size, dtype, target)
+    shapes = abstract_pools(config, pages, page_size, dtype, target, more_layers)
     return {
         name: jnp.zeros(pool.shape, dtype, device=pool.sharding)
         for name, pool in shapes.items()
@@ -177,22 +205,30 @@ def abstract_pools(
     page_size: int,
     dtype: Any,
     target: Target = PLAIN,
+    more_layers: int = 0,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of `make_pools`, and where they lie."""
+    """Returns the shapes of `make_pools`, and where they lie.
+
+    `more_layers` lie behind the model's own: 1 where the prediction layer runs.
+    """
     on, made = target.placement, {}
     shards, segments = shares(config, target)
     for name, page in pool_shapes(config, page_size, target.kernels).items():
-        shape = (config.layers, pages * shards * segments, *page)
+        shape = (config.layers + more_layers, pages * shards * segments, *page)
         where = NamedSharding(on.mesh, pool_spec(name, shape, on)) if on else None
         made[name] = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where)
     return made
 
 
 def page_bytes(
-    config: ModelConfig, page_size: int, dtype: Any, target: Target = PLAIN
+    config: ModelConfig,
+    page_size: int,
+    dtype: Any,
+    target: Target = PLAIN,
+    more_layers: int = 0,
 ) -> int:
     """Returns the bytes of one page of all layers on its device."""
-    shapes = abstract_pools(config, 1, page_size, dtype, target).values()
+    shapes = abstract_pools(config, 1, page_size, dtype, target, more_layers).values()
     return sum(map(local_bytes, shapes))
 
 
@@ -265,18 +301,19 @@ class Context:
             pools[name] = pool.at[index].set(values.astype(pool.dtype))
         return Context(pools, self.layer, batch)
 
-    def ending(self, last: Int[Array, " B"]) -> "Context":
-        """Returns the same past for one token of each row alone.
+    def ending(self, last: Int[Array, " A"]) -> "Context":
+        """Returns the same past for the tokens asked alone (see `Geometry.asked`).
 
         Args:
-          last: Which of the flat tokens; any for a row of padding.
+          last: Which of the flat tokens; any for a chunk of padding.
         """
-        b = self.batch
-        position = jnp.where(b.lengths > 0, b.positions[last], -1)
-        rows = Geometry(b.geometry.rows, 0, 0)
-        batch = dataclasses.replace(
-            b, tokens=b.tokens[last], positions=position, geometry=rows
-        )
+        b, g = self.batch, self.batch.geometry
+        one = Geometry(g.rows, 0, 0)
+        asked = one if g.decode_tokens == 1 else g._replace(chunk_tokens=1)
+        batch = dataclasses.replace(b, tokens=b.tokens[last], geometry=asked)
+        used = b.lengths[batch.token_rows()] > 0
+        position = jnp.where(used, b.positions[last], -1)
+        batch = dataclasses.replace(batch, positions=position)
         return Context(self.pools, self.layer, batch)
 
     def specs(self, placement: Placement) -> "Context":
@@ -300,7 +337,10 @@ class Context:
     def parts(self) -> list[Part]:
         """Returns the step's decodes and its chunks, leaving out what is empty."""
         b, g = self.batch, self.batch.geometry
-        cuts = [(0, 0, g.decodes, 1), (g.decodes, g.decodes, g.chunks, g.chunk_tokens)]
+        cuts = [
+            (0, 0, g.decodes, g.decode_tokens),
+            (g.first_chunk, g.decodes, g.chunks, g.chunk_tokens),
+        ]
         return [
             Part(
                 self.pools,

@@ -7,6 +7,7 @@ import jax
 
 from r1jax import cache
 from r1jax.config import ModelConfig
+from r1jax.engine.drafts import more_layers
 from r1jax.engine.types import EngineOptions
 from r1jax.errors import ConfigError
 from r1jax.layers.expert_places import Places, arrange
@@ -46,7 +47,8 @@ def cache_pages(
             "choose a value such as 0.5",
         )
     size, on = options.page_size, target.placement
-    page_bytes = cache.page_bytes(config, size, dtype, target)
+    more = more_layers(options)
+    page_bytes = cache.page_bytes(config, size, dtype, target, more)
     _, devices = cache.shares(config, target)
     each = -(-options.max_model_len // (size * devices))
     room = int(_free_bytes(weights, on) * share / page_bytes) - 1

@@ -15,6 +15,7 @@ from r1jax import cache, model, parameters, quant, sharding
 from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
+from r1jax.engine.drafts import more_layers
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, Event, SamplingParams, check_tokens
 from r1jax.errors import ConfigError, TextError
@@ -123,7 +124,8 @@ class LLM:
         pages, size = self.options.num_pages, self.options.page_size
         assert pages is not None
         dtype, on = jnp.dtype(self.dtype), self.target
-        pools = cache.make_pools(self.config, pages, size, dtype, on)
+        more = more_layers(self.options)
+        pools = cache.make_pools(self.config, pages, size, dtype, on, more)
         engine = Engine(
             self.config,
             self._arranged,

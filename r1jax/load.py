@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from r1jax import parameters
 from r1jax.capacity import cache_pages, weight_bytes
 from r1jax.config import ModelConfig
+from r1jax.engine.drafts import check_drafts
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.hosts import Hosts
@@ -51,6 +52,10 @@ def load(
     memory_utilization: float | None = None,
     redundant_experts: int = 0,
     expert_loads: str | os.PathLike[str] | None = None,
+    draft: str | None = None,
+    num_draft_tokens: int | None = None,
+    prompt_lookup_max: int | None = None,
+    prompt_lookup_min: int | None = None,
     seed: int | None = None,
     hosts: Hosts | None = None,
 ) -> LLM:
@@ -90,6 +95,15 @@ def load(
         devices' work; on a mesh only, and with `expert_loads`.
       expert_loads: A file of `save_expert_loads` that says how busy each expert is.
         Without copies it puts the experts in a better order.
+      draft: How tokens are guessed ahead and verified several in a step: "mtp" by the
+        model's own multi-token-prediction layer, "ngram" by what followed the same
+        tokens earlier. The answers stay the same (docs/drafting.md).
+      num_draft_tokens: How many are guessed at once; by default 1 with "mtp" and 3 with
+        "ngram".
+      prompt_lookup_max: With "ngram", how many of the newest tokens are looked up
+        first; 4 by default, or the minimum if that is more.
+      prompt_lookup_min: The fewest that are looked up; 2 by default, or the maximum if
+        that is less.
       seed: For a preset's random weights, and for requests that have no seed.
       hosts: The other processes of this program, as `r1jax.hosts.join` gives them;
         all must load the same, over a mesh of all their devices (by default one that
@@ -105,6 +119,7 @@ def load(
     if not (name in NAMES and not Path(name).exists()):
         opened = open_source(locate(source))
     config = opened.config if opened else preset(name)
+    check_drafts(config, draft)
     parts = (attention_dtype, dense_dtype, experts_dtype)
     chosen, scheme = _forms(opened, config, dtype, parts)
     target = _target(config, mesh, strategy, kernels)
@@ -113,7 +128,7 @@ def load(
     devices = on.devices("experts") if on else 1
     places = plan_places(config, devices, redundant_experts, loads)
     if opened:
-        params = _read(opened, chosen, scheme, target, places)
+        params = _read(opened, chosen, scheme, target, places, draft == "mtp")
     else:
         params = _random(name, config, chosen, scheme, seed or 0)
     tokenizer = _tokenizer(opened) if opened else None
@@ -127,6 +142,7 @@ def load(
         page_size=page_size,
         num_pages=num_pages,
         prefix_caching=prefix_caching,
+        **_drafting(draft, num_draft_tokens, prompt_lookup_max, prompt_lookup_min),
     )
     if num_pages is None:
         weights = weight_bytes(config, params, target, places)
@@ -179,6 +195,35 @@ def _agreed(
     return dataclasses.replace(options, **hosts.agree(settings, pages))
 
 
+def _drafting(
+    draft: str | None, count: int | None, longest: int | None, shortest: int | None
+) -> dict[str, Any]:
+    """Returns the engine's options of guessing, those that were not left out.
+
+    Raises:
+      ConfigError: One is given that the way of guessing has not.
+    """
+    lookup = {"prompt_lookup_max": longest, "prompt_lookup_min": shortest}
+    for name, value, ways in (
+        ("num_draft_tokens", count, ("mtp", "ngram")),
+        *((name, value, ("ngram",)) for name, value in lookup.items()),
+    ):
+        if value is not None and draft not in ways:
+            raise ConfigError(
+                f"{name} is {value} while draft is {draft!r}",
+                f"it is an option of {' and '.join(ways)}",
+                f"leave it out, or choose draft={ways[-1]!r}",
+            )
+    if count is None:
+        count = 3 if draft == "ngram" else 1
+    return {
+        "draft": draft,
+        "num_draft_tokens": count,
+        "prompt_lookup_max": max(4, shortest or 1) if longest is None else longest,
+        "prompt_lookup_min": min(2, longest or 2) if shortest is None else shortest,
+    }
+
+
 def _digest(places: Mapping[str, Places]) -> str:
     taken = hashlib.sha256()
     for name, place in sorted(places.items()):
@@ -212,13 +257,14 @@ def _read(
     scheme: Scheme | None,
     target: Target,
     places: Mapping[str, Places],
+    mtp: bool,
 ) -> PyTree:
     """Reads weights, straight to their devices unless experts are to be moved first."""
     if places:
-        return opened.params(dtype, scheme=scheme)
+        return opened.params(dtype, scheme=scheme, mtp=mtp)
     shapes = parameters.abstract(opened.config, dtype, scheme)
     where = placements(opened.config, shapes, target, places)
-    return opened.params(dtype, scheme=scheme, shardings=where)
+    return opened.params(dtype, scheme=scheme, shardings=where, mtp=mtp)
 
 
 def _random(

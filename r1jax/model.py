@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from r1jax import quant
 from r1jax.cache import Batch, Context, Pools
 from r1jax.config import ModelConfig
+from r1jax.layers import mtp
 from r1jax.layers.block import Block
 from r1jax.layers.linear import Stacked, Turned, project, turn, turn_back
 from r1jax.layers.norm import RmsNorm
@@ -23,6 +24,7 @@ from r1jax.target import Target
 from r1jax.typing import Array, Float, Int, PyTree, typechecked
 
 GROUPS = ("dense_layers", "moe_layers")
+_STACKS = (*GROUPS, "mtp")
 
 
 def group_sizes(config: ModelConfig) -> dict[str, int]:
@@ -135,6 +137,75 @@ def step(
     return _final_norm(config, params, x), pools
 
 
+@typechecked
+def mtp_forward(
+    config: ModelConfig, params: PyTree, tokens: Int[Array, " T"]
+) -> Float[Array, "S V"]:
+    """Runs one whole sequence and the prediction layer; returns its logits [T - 1, V].
+
+    Row i sees the tokens up to i + 1 and predicts token i + 2. This is the plain form
+    that `mtp_step` must equal.
+    """
+    hidden = forward(config, params, tokens)[:-1]
+    layer, turn = _mtp_layer(params["mtp"]), _turn(config, jnp.arange(len(hidden)))
+    state, _ = mtp.look_ahead(config, layer, hidden, tokens[1:], turn, None)
+    return mtp.head(config, layer, state)
+
+
+def mtp_step(
+    config: ModelConfig,
+    params: PyTree,
+    pools: Pools,
+    batch: Batch,
+    hidden: Float[Array, "T D"],
+    following: Int[Array, " T"],
+    last: Int[Array, " A"] | None = None,
+) -> tuple[Array, Pools]:
+    """Runs the prediction layer over a step's tokens, after `step`.
+
+    Args:
+      config: The model.
+      params: Its parameters, with "mtp".
+      pools: The cache, with one layer more than the model.
+      batch: The step.
+      hidden: What `step` has returned for all its tokens.
+      following: The token at the position after each.
+      last: Which tokens' states are wanted, equally many of each shard.
+
+    Returns:
+      The layer's states [T, D] (of `last`), for `mtp_logits`, and the pools.
+    """
+    stack = params["mtp"]
+    if batch.target.kernels:
+        sliced, whole = _apart(stack)
+        layer = _mtp_layer(sliced)
+        layer = _together(layer, whole, jnp.int32(0), batch.target)
+    else:
+        layer = _mtp_layer(stack)
+    turn = _turn(config, jnp.maximum(batch.positions, 0))
+    context = Context(pools, jnp.int32(config.layers), batch)
+    early = last if isinstance(stack, tuple) else None
+    state, after = mtp.look_ahead(
+        config, layer, hidden, following, turn, context, early
+    )
+    assert after is not None
+    if last is not None and early is None:
+        state = batch.pick(state, last)
+    return state, after.pools
+
+
+def mtp_logits(
+    config: ModelConfig, params: PyTree, state: Float[Array, "T D"]
+) -> Float[Array, "T V"]:
+    """Returns the prediction layer's float32 logits of its states."""
+    return mtp.head(config, _mtp_layer(params["mtp"]), state)
+
+
+def _mtp_layer(stack: PyTree) -> PyTree:
+    """Returns the one layer: checkpoints have no more, and guesses run it again."""
+    return stack[0] if isinstance(stack, tuple) else jax.tree.map(lambda a: a[0], stack)
+
+
 def _over_layers(layer: Any, carry: Any, stack: PyTree) -> tuple[Any, PyTree]:
     """Scans a stacked group, or walks one that `for_cpu` has taken apart."""
     if isinstance(stack, tuple):
@@ -202,9 +273,9 @@ def for_cpu(params: PyTree) -> PyTree:
             return Turned(jnp.asarray(jnp.swapaxes(flat, 1, 2)))
         return jnp.asarray(leaf)
 
-    others = {name: leaf for name, leaf in params.items() if name not in GROUPS}
+    others = {name: leaf for name, leaf in params.items() if name not in _STACKS}
     arranged = jax.tree.map(jnp.asarray, others)
-    for group, size in ((g, _layers(params[g])) for g in GROUPS if g in params):
+    for group, size in ((g, _layers(params[g])) for g in _STACKS if g in params):
         arranged[group] = tuple(
             jax.tree_util.tree_map_with_path(
                 turned,
@@ -237,9 +308,9 @@ def from_cpu(arranged: PyTree, like: PyTree) -> PyTree:
 
     params = {}
     for name in like:
-        if name in arranged and name not in GROUPS:
+        if name in arranged and name not in _STACKS:
             params[name] = mapped(like[name], arranged[name])
-    for group in GROUPS:
+    for group in _STACKS:
         if group in arranged:
             one = jax.tree.map(_without_layers, like[group])
             layers = [mapped(one, p) for p in arranged[group]]

@@ -64,6 +64,18 @@ def test_logits_are_those_of_transformers(name, form):
         assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max(), len(prompt)
 
 
+def test_the_prediction_layer_gives_the_goldens_logits():
+    answers, source = golden("deepseek_fp8_mtp"), open_source(ROOT / "deepseek_fp8_mtp")
+    params = source.params("float32", mtp=True)
+    run = jax.jit(lambda p, tokens: model.mtp_forward(source.config, p, tokens))
+    prompts = answers.prompts[: len(answers.mtp_logits)]
+    for prompt, wanted in zip(prompts, answers.mtp_logits, strict=True):
+        padded = np.zeros(64, np.int32)  # no token sees what is behind it
+        padded[: len(prompt)] = prompt
+        found = run(params, jnp.asarray(padded))[: len(wanted)]
+        assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max(), len(prompt)
+
+
 @pytest.mark.parametrize("name", GOLDENS)
 def test_the_plain_loop_continues_as_transformers_does(name, monkeypatch):
     """The loop itself, for a few tokens; the engine's test has them all."""

@@ -21,6 +21,7 @@ PAGE, COLUMNS = 16, 24
 LENGTHS = (330, 67)
 FEW = Geometry(decodes=2, chunks=1, chunk_tokens=48)
 LONG = Geometry(decodes=2, chunks=1, chunk_tokens=256)
+GUESSED = [g._replace(decode_tokens=3) for g in (FEW, LONG)]
 
 
 @functools.cache
@@ -82,33 +83,51 @@ def wanted(family, form=None):
 
 
 def schedule(g):
-    """Steps of one device: rows of (sequence, start, count), decodes then a chunk."""
+    """Steps of one device: rows of (sequence, start, count), decodes then a chunk.
+
+    Guesses, where rows have places for them, are wrong first, and then right.
+    """
     steps = []
     for who, length in enumerate(LENGTHS):
         cuts = [*range(0, length - 3, g.chunk_tokens), length - 3]
         pieces = itertools.pairwise(cuts)
         steps += [([], (who, start, end - start)) for start, end in pieces]
     both = list(enumerate(LENGTHS))
-    ends = [[(who, length - 3 + n) for who, length in both] for n in range(3)]
+    width = g.decode_tokens
+    ends = [
+        [(who, length - 3 + n, width) for who, length in both]
+        for n in range(0, 3, width)
+    ]
+    if width > 1:
+        steps.append(([(who, length - 3, -width) for who, length in both], None))
+        steps.append(([(0, LENGTHS[0] - 3, 2)], None))
     return steps + [(decodes, None) for decodes in ends]
 
 
 def arrays_of(g, decodes, chunk, table_of, home_of=(0, 0)):
-    """Returns a step's arrays, and where each row's tokens lie."""
+    """Returns a step's arrays, and where each row's tokens lie.
+
+    A decode of a negative count has wrong guesses; its first token alone is one.
+    """
     tokens, positions = np.zeros(g.tokens, np.int32), np.full(g.tokens, -1, np.int32)
     table = np.zeros((g.rows, COLUMNS), np.int32)
     lengths, homes = np.zeros((2, g.rows), np.int32)
     rows = []
-    for i, (who, at) in enumerate(decodes):
-        rows.append((i, i, who, at, 1))
+    for i, (who, at, count) in enumerate(decodes):
+        rows.append((i, i * g.decode_tokens, who, at, count))
     if chunk:
-        rows.append((g.decodes, g.decodes, *chunk))
+        rows.append((g.decodes, g.first_chunk, *chunk))
+    right = []
     for row, place, who, start, count in rows:
-        tokens[place : place + count] = sequences()[who][start : start + count]
-        positions[place : place + count] = np.arange(start, start + count)
-        table[row], lengths[row] = table_of[who], start + count
+        fed = sequences()[who][start : start + abs(count)].copy()
+        if count < 0:
+            fed[1:] = (fed[1:] + 1) % 512
+        right.append((row, place, who, start, count if count > 0 else 1))
+        tokens[place : place + len(fed)] = fed
+        positions[place : place + len(fed)] = np.arange(start, start + len(fed))
+        table[row], lengths[row] = table_of[who], start + len(fed)
         homes[row] = home_of[who]
-    return (tokens, positions, table, lengths, homes), rows
+    return (tokens, positions, table, lengths, homes), right
 
 
 def pages_of(rng):
@@ -166,6 +185,22 @@ def test_the_kernels_meanings_give_the_whole_sequence(family, g):
 
 
 @pytest.mark.parametrize("family", ["r1", "qwen2"])
+@pytest.mark.parametrize(
+    "g",
+    [GUESSED[0], pytest.param(GUESSED[1], marks=pytest.mark.slow)],
+    ids=["few", "long"],
+)
+def test_the_kernels_meanings_verify_guesses(family, g):
+    check(family, Target("kernels", REFERENCE), g)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["r1", "qwen2"])
+def test_simulated_kernels_verify_guesses(family):
+    check(family, Target("kernels", interpreted("v6e")), GUESSED[0])
+
+
+@pytest.mark.parametrize("family", ["r1", "qwen2"])
 @pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
 def test_simulated_kernels_give_the_whole_sequence(family, g):
     check(family, Target("kernels", interpreted("v6e")), g)
@@ -190,6 +225,19 @@ def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
     config, mesh = config_of(family), sharding.make_mesh(data, tensor)
     placement = sharding.Placement(mesh, rules)
     axes = parameters.logical_axes(config)
+    where = sharding.shardings(params_of(family), axes, mesh, rules)
+    cut = jax.device_put(params_of(family), where)
+    check(family, Target("kernels", REFERENCE, placement), g, cut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["r1", "qwen2"])
+@pytest.mark.parametrize(("rules", "data", "tensor"), MESHES)
+@pytest.mark.parametrize("g", GUESSED, ids=["few", "long"])
+def test_any_mesh_verifies_guesses(family, rules, data, tensor, g):
+    mesh = sharding.make_mesh(data, tensor)
+    placement = sharding.Placement(mesh, rules)
+    axes = parameters.logical_axes(config_of(family))
     where = sharding.shardings(params_of(family), axes, mesh, rules)
     cut = jax.device_put(params_of(family), where)
     check(family, Target("kernels", REFERENCE, placement), g, cut)

@@ -12,6 +12,7 @@ from golden_files import ROOT, golden
 from r1jax import sharding
 from r1jax.errors import CheckpointError, ConfigError, ShardingError
 from r1jax.presets import preset
+from r1jax.weights import open_source
 
 GREEDY = r1jax.SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 SIZES = dict(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=64, page_size=16)
@@ -120,3 +121,51 @@ def test_devices_that_do_not_divide_the_experts_give_the_same_logits(monkeypatch
     wanted = alone.logits(range(50))
     got = cut.logits(range(50))
     np.testing.assert_allclose(got, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+MTP = "deepseek_fp8_mtp"
+
+
+def test_the_prediction_layer_is_read_where_it_is_to_guess():
+    llm = r1jax.load(ROOT / MTP, draft="mtp", **SIZES)
+    assert llm.options.num_draft_tokens == 1
+    read = open_source(ROOT / MTP).params("float32", mtp=True)
+    jax.tree.map(np.testing.assert_array_equal, llm.params, read)
+    assert "mtp" not in r1jax.load(ROOT / MTP, draft="ngram", **SIZES).params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [None, (2, 2), (1, 4)], ids=str)
+def test_guesses_of_the_prediction_layer_do_not_change_answers(mesh):
+    on = None if mesh is None else sharding.make_mesh(*mesh)
+    llm = r1jax.load(ROOT / MTP, draft="mtp", mesh=on, **SIZES)
+    wanted = golden(MTP)
+    answers = llm.generate([p.tolist() for p in wanted.prompts[:2]], GREEDY)
+    stats = llm.engine.stats()
+    llm.close()
+    for answer, right in zip(answers, wanted.continuations, strict=False):
+        assert list(answer.token_ids) == right[:6]
+    assert stats.drafted > 0
+
+
+def test_guesses_that_cannot_be_made_are_refused():
+    with pytest.raises(ConfigError, match="draft is 'mtp' for a model without"):
+        r1jax.load(ROOT / "qwen3", draft="mtp", **SIZES)
+    with pytest.raises(ConfigError, match="draft is 'eagle'"):
+        r1jax.load(ROOT / "qwen3", draft="eagle", **SIZES)
+    with pytest.raises(ConfigError, match="num_draft_tokens is 2 while draft is None"):
+        r1jax.load(ROOT / "qwen3", num_draft_tokens=2, **SIZES)
+    with pytest.raises(ConfigError, match="prompt_lookup_max is 3 while draft"):
+        r1jax.load(ROOT / MTP, draft="mtp", prompt_lookup_max=3, **SIZES)
+    with pytest.raises(ConfigError, match="num_draft_tokens is 0"):
+        r1jax.load(ROOT / "qwen3", draft="ngram", num_draft_tokens=0, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"), [({}, (2, 4)), ({"max": 1}, (1, 1)), ({"min": 6}, (6, 6))]
+)
+def test_lookups_have_sizes_that_fit_each_other(given, sizes):
+    named = {f"prompt_lookup_{name}": value for name, value in given.items()}
+    options = r1jax.load(ROOT / "qwen3", draft="ngram", **named, **SIZES).options
+    assert (options.prompt_lookup_min, options.prompt_lookup_max) == sizes
+    assert options.num_draft_tokens == 3

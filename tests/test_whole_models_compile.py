@@ -35,13 +35,14 @@ def shape(target, axes, sizes, dtype=jnp.int32):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=where)
 
 
-def weights(config, target, few_bits):
+def weights(config, target, few_bits, mtp=False):
     """Returns the tree of shapes, placed; int8 where that is asked for."""
     scheme = quant.scheme("int8") if few_bits else None
     tree = parameters.abstract(config, jnp.bfloat16, scheme)
     axes = parameters.logical_axes(config, scheme)
     for shelf in (tree, axes):
-        shelf.pop("mtp", None)
+        if not mtp:
+            shelf.pop("mtp", None)
     on = target.placement
     where = sharding.shardings(tree, axes, on.mesh, on.rules)
     return jax.tree.map(
@@ -51,8 +52,8 @@ def weights(config, target, few_bits):
     )
 
 
-def pools(config, target, pages):
-    return cache.abstract_pools(config, pages, PAGE, jnp.bfloat16, target)
+def pools(config, target, pages, more=0):
+    return cache.abstract_pools(config, pages, PAGE, jnp.bfloat16, target, more)
 
 
 def compiled(function, target, *arguments):
@@ -115,14 +116,14 @@ def model_step(name, topology, data, tensor, g, few_bits):
     return program, next(iter(pool.values())), config.attention.heads
 
 
-def engine_step(name, topology, data, tensor, g, few_bits=False):
-    """The engine's own step, sampling included."""
+def engine_step(name, topology, data, tensor, g, few_bits=False, guesses=0):
+    """The engine's own step, sampling included, and the prediction layer's guesses."""
     config = preset(name)
     target = slice_of(config, topology, data, tensor)
-    pool = pools(config, target, 256)
+    pool = pools(config, target, 256, int(guesses > 0))
     small = state_shapes(config, data * g.rows, target.placement)
-    held = weights(config, target, few_bits)
-    programs = Programs(config, target, COLUMNS, held, (pool, *small))
+    held = weights(config, target, few_bits, guesses > 0)
+    programs = Programs(config, target, COLUMNS, held, (pool, *small), guesses)
     program = programs.compile_laid(g)
     return program, next(iter(pool.values())), config.attention.heads
 
@@ -142,6 +143,13 @@ def test_llama_8b_decodes_on_4_v5e_chips_by_kernels_alone():
 def test_the_engine_s_step_of_r1_runs_kernels_alone():
     step = engine_step(*R1, Geometry(4, 0, 0), few_bits=True)
     assert kernels_of(*step) == {"mla_decode", "quant_matmul", "grouped_matmul"}
+
+
+@pytest.mark.slow
+def test_r1_verifies_and_guesses_on_64_v5e_chips_by_kernels_alone():
+    """One guess in each row, and the prediction layer behind the 61."""
+    step = engine_step(*R1, Geometry(4, 0, 0, 2), few_bits=True, guesses=1)
+    assert kernels_of(*step) == {"mla_mixed", "quant_matmul", "grouped_matmul"}
 
 
 @pytest.mark.slow
@@ -165,6 +173,7 @@ def test_r1_prefills_on_64_v5e_chips_by_kernels_alone():
     ("g", "kernels"),
     [
         (Geometry(8, 0, 0), {"gqa_decode"}),
+        (Geometry(8, 0, 0, 4), {"gqa_mixed"}),
         (Geometry(8, 1, 64), {"gqa_mixed"}),
         (Geometry(8, 1, 512), {"gqa_decode", "flash_prefill"}),
     ],

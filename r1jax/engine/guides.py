@@ -160,6 +160,11 @@ class Rules:
         """Whether the next mask needs all tokens before it; see `Guide.binds`."""
         return self._guide is not None and self._guide.binds
 
+    @property
+    def guided(self) -> bool:
+        """Whether there is a guide."""
+        return self._guide is not None
+
     def mask(self, answered: int) -> np.ndarray | None:
         """Returns the mask of the token after so many; None allows every one.
 

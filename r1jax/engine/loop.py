@@ -2,7 +2,8 @@
 
 One thread owns the scheduler and the device's state. It plans and starts step n + 1
 while step n still runs, then reads step n's tokens as one small array and hands each
-request its own. Other threads only append to two inboxes.
+request its own. Where tokens are guessed ahead it reads them first: which guesses were
+right decides what comes next. Other threads only append to two inboxes.
 """
 
 import atexit
@@ -19,6 +20,13 @@ import numpy as np
 
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
+from r1jax.engine.drafts import (
+    accepted,
+    check_drafts,
+    guess_for,
+    make_drafter,
+    more_layers,
+)
 from r1jax.engine.follow import follow
 from r1jax.engine.guides import Guide, rules_for
 from r1jax.engine.pages import cut, name_pages
@@ -94,10 +102,14 @@ class Engine:
           ConfigError: The cache is too small for one request at full length.
         """
         self.config, self.options = config, options
+        check_drafts(config, options.draft)
+        self._drafter = make_drafter(options)
+        drafts = options.num_draft_tokens if self._drafter else 0
         columns, pages = cut(config, options, pools, target)
         shapes = Shapes(
             options.max_num_seqs,
             options.max_num_batched_tokens,
+            drafts,
             fine=target.form == "cpu",
         )
         self._scheduler = Scheduler(
@@ -106,7 +118,12 @@ class Engine:
         self._hosts = hosts
         tell = hosts.send if hosts and hosts.leads else None
         slots = len(pages) * options.max_num_seqs
-        self._runner = Runner(config, params, pools, slots, columns, target, tell)
+        guesses = drafts * more_layers(options)
+        layers = config.layers + more_layers(options)
+        assert not guesses or next(iter(pools.values())).shape[0] == layers
+        self._runner = Runner(
+            config, params, pools, slots, columns, target, tell, guesses
+        )
         if target.kernels:
             self._runner.lay_out(shapes.first[-1])
         self._sequences: dict[int, tuple[Sequence, OnEvent]] = {}
@@ -312,6 +329,9 @@ class Engine:
             if flying is not None:
                 self._emit(flying)
             flying = ahead
+            if self._drafter and flying is not None:
+                self._emit(flying)
+                flying = None
             self._stats.steps += plan is not None
             self._note()
         if self.failure:
@@ -361,38 +381,52 @@ class Engine:
 
     def _emit(self, step: _InFlight) -> None:
         """Reads a step's tokens and hands them out."""
-        rows = [(i, row) for i, _, row in step.plan.placed() if row.samples]
-        wanted = any(row.sequence.sampling.logprobs is not None for _, row in rows)
+        rows = list(step.plan.sampled())
+        wanted = any(row.sequence.sampling.logprobs is not None for *_, row in rows)
         names = ["token", *(LOGPROBS if wanted else ())]
         names += PROMPT_LOGPROBS if step.plan.scores else ()
+        names += ["drafts"] if "drafts" in step.outputs else []
         read: Any = jax.device_get({name: step.outputs[name] for name in names})
+        guesses = read.get("drafts")
         if step.plan.scores:
             for _, place, row in step.plan.placed():
                 if not row.decode and row.sequence.sampling.prompt_logprobs is not None:
                     judge(row, place, read)
-        for i, row in rows:
+        for number, i, row in rows:
             if not row.sequence.finished and not self.failure:
                 self._hand_out(row, i, read)
+                if self._drafter and not row.sequence.finished:
+                    ahead = None if guesses is None else guesses[number]
+                    row.sequence.drafts = guess_for(self._drafter, row.sequence, ahead)
 
     def _hand_out(self, row: Row, i: int, read: dict[str, np.ndarray]) -> None:
+        """Hands out a row's next token, and those behind it that were guessed."""
         sequence = row.sequence
         sequence.pending -= 1
         if end := end_without_token(sequence):
-            self._finish(sequence, end)
-            return
-        sequence.tokens.append(int(read["token"][i]))
-        self._stats.generation_tokens += 1
-        event = result(sequence, i, read, self.config.eos_ids)
-        if event.finish:
-            self._finish(sequence, event)
-        else:
+            return self._finish(sequence, end)
+        sampled = read["token"][i : i + 1 + len(row.drafts)].tolist()
+        right = accepted(row.drafts, sampled)
+        sequence.computed += right
+        self._stats.drafts += bool(row.drafts)
+        self._stats.drafted += len(row.drafts)
+        self._stats.accepted += right
+        for at, token in enumerate(sampled[: right + 1], i):
+            sequence.tokens.append(token)
+            self._stats.generation_tokens += 1
+            event = result(sequence, at, read, self.config.eos_ids)
+            if event.finish:
+                return self._finish(sequence, event)
             if sequence.rules is not None:
-                sequence.rules.advance(sequence.tokens[-1])
+                sequence.rules.advance(token)
             self._sequences[sequence.id][1](event)
+        return None
 
     def _finish(self, sequence: Sequence, event: Event) -> None:
         sequence.finished = True
         self._scheduler.remove(sequence)
+        if self._drafter:
+            self._drafter.forget(sequence)
         with self._wake:
             _, on_event = self._sequences.pop(sequence.id)
             del self._seeds[sequence.id]

@@ -1,5 +1,6 @@
 """A plan as two small arrays: all that crosses from host to device for a step."""
 
+import dataclasses
 import functools
 import math
 import struct
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -58,6 +60,8 @@ class StepInput:
       prompt_length: Of the row's sequence, in tokens.
       logprobs: True where the row wants log-probabilities.
       targets: The prompt's token after each, in a step that scores.
+      following: The token behind a chunk's last one, where the host knows it; only
+        where the prediction layer runs.
     """
 
     batch: Batch
@@ -70,6 +74,7 @@ class StepInput:
     prompt_length: Int[Array, " B"]
     logprobs: Int[Array, " B"]
     targets: Int[Array, " T"] | None = None
+    following: Int[Array, " B"] | None = None
 
 
 class Form(NamedTuple):
@@ -80,12 +85,15 @@ class Form(NamedTuple):
       columns: Width of the page table, in pages.
       shards: Data shards.
       scores: Whether the chunks' tokens are judged, beside feeding them.
+      guesses: How many tokens the prediction layer guesses for each row; 0 where it
+        does not run.
     """
 
     geometry: Geometry
     columns: int
     shards: int = 1
     scores: bool = False
+    guesses: int = 0
 
     @property
     def rows(self) -> int:
@@ -105,6 +113,7 @@ def fields(form: Form) -> dict[str, tuple[int, ...]]:
     """Returns the integer fields of a packed step, in order, with their shapes."""
     tokens, rows = form.shards * form.geometry.tokens, form.rows
     judged = {"targets": (tokens,)} if form.scores else {}
+    ahead = {"following": (rows,)} if form.guesses else {}
     return {
         "tokens": (tokens,),
         "positions": (tokens,),
@@ -122,6 +131,7 @@ def fields(form: Form) -> dict[str, tuple[int, ...]]:
         "top_k": (rows,),
         "seed_high": (rows,),
         "seed_low": (rows,),
+        **ahead,
     }
 
 
@@ -162,20 +172,23 @@ def pack(
     for number, place, row in plan.placed():
         sequence, start, count = row.sequence, row.start, row.count
         end, known = place + count, start + count
-        if row.decode:
+        on_device = start >= len(sequence.tokens)
+        if on_device:
             positions[place] = start
         else:
             positions[place:end] = np.arange(start, known)
-            tokens[place:end] = sequence.tokens[start:known]
-            if form.scores:
+            tokens[place:end] = [*sequence.tokens[start:known], *row.drafts]
+            if form.scores and not row.decode:
                 after = sequence.tokens[start + 1 : known + 1]
                 v["targets"][place : place + len(after)] = after
+        if form.guesses and not row.samples:
+            v["following"][number] = sequence.tokens[known]
         table[number, : len(sequence.pages)] = sequence.pages
         if sequence.packed is None:
             sequence.packed = _constants(sequence, seeds[sequence.id])
         of_ints, of_floats = sequence.packed
         numbers.append(number)
-        mine = (known, sequence.home, sequence.slot, end - 1, row.decode, row.samples)
+        mine = (known, sequence.home, sequence.slot, end - 1, on_device, row.samples)
         values.append((*mine, ruled.get(number, 0), *of_ints))
         constants.append(of_floats)
     columns = np.array(values, np.int32).reshape(-1, len(_ROW)).T
@@ -237,3 +250,26 @@ def unpack(ints: Array, floats: Array, form: Form, target: Target) -> StepInput:
     parts = {name: v.pop(name) for name in names}
     batch = Batch(**parts, geometry=form.geometry, target=target)
     return StepInput(batch=batch, sampling=sampling, **v)
+
+
+def asked(step: StepInput, form: Form) -> StepInput:
+    """Returns what each row says for each of its tokens that are asked.
+
+    `last` is then which flat token it is. Where every row has one nothing changes.
+    """
+    g = form.geometry
+    if g.decode_tokens == 1:
+        return step
+    rows: list[np.ndarray] = []
+    last: list[Any] = []
+    for shard in range(form.shards):
+        first = shard * g.rows
+        decodes = np.repeat(np.arange(g.decodes), g.decode_tokens)
+        rows.append(first + np.concatenate([decodes, np.arange(g.decodes, g.rows)]))
+        last.append(shard * g.tokens + np.arange(g.first_chunk))
+        last.append(step.last[first + g.decodes : first + g.rows])
+    of = np.concatenate(rows)
+    each = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)}
+    whole = {name: each.pop(name) for name in ("batch", "targets")}
+    each = jax.tree.map(lambda array: array[of], each)
+    return StepInput(**whole, **each | {"last": jnp.concatenate(last)})

@@ -49,6 +49,7 @@ class Programs:
         columns: int,
         weights: PyTree,
         state: tuple[PyTree, PyTree, PyTree, PyTree],
+        guesses: int = 0,
     ) -> None:
         """Compiles nothing yet.
 
@@ -58,17 +59,18 @@ class Programs:
           columns: Pages of the longest sequence.
           weights: Shapes of the parameters, with their `Format`s as shardings.
           state: The same of the pools, the newest tokens, the counts and the rules.
+          guesses: How many tokens the prediction layer guesses at once; 0 for none.
         """
         self.weights = weights
         self._config, self._target, self._columns = config, target, columns
-        self._state = state
+        self._state, self._guesses = state, guesses
         on = target.placement
         self._shards = on.devices("rows") if on else 1
         self._options = CPU_OPTIONS if target.form == "cpu" else {}
 
     def form(self, geometry: Geometry, scores: bool = False) -> Form:
         """Returns the sizes of a packed step."""
-        return Form(geometry, self._columns, self._shards, scores)
+        return Form(geometry, self._columns, self._shards, scores, self._guesses)
 
     def compile_laid(self, geometry: Geometry) -> Any:
         """Compiles a step over weights that lie as the compiler wants them.

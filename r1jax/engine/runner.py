@@ -93,6 +93,7 @@ class Runner:
         columns: int,
         target: Target,
         tell: Callable[[bytes], None] | None = None,
+        guesses: int = 0,
     ) -> None:
         """Takes over `params` and `pools`; no step is compiled yet.
 
@@ -104,6 +105,7 @@ class Runner:
           columns: Pages of the longest sequence.
           target: What to compile for.
           tell: Sends a step to the other processes, where there are any.
+          guesses: How many tokens the prediction layer guesses at once; 0 for none.
         """
         self._tell, self._slots = tell, slots
         self._everywhere = target.everywhere
@@ -113,7 +115,9 @@ class Runner:
         weights, *state = jax.tree.map(
             shape_of, (params, pools, self._newest, self._counts, self._rules)
         )
-        self._programs = Programs(config, target, columns, weights, tuple(state))
+        self._programs = Programs(
+            config, target, columns, weights, tuple(state), guesses
+        )
         self._write_masks, self._write_biases = self._programs.compile_rules()
         self._mirror = Mirror(slots, config.vocab_size)
         self._compiled: dict[tuple[Geometry, bool], tuple[Any, Any]] = {}

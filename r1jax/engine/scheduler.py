@@ -52,6 +52,7 @@ class Sequence:
       stuck: Why nothing may, which ends the answer; None while something may.
       judged: The prompt's log-probabilities so far, where they are asked for.
       packed: What packing keeps of it from step to step.
+      drafts: Guesses of what follows its newest token, for its next decode.
       finished: True once its last event was sent.
       names: Of its full pages, as far as they were needed.
       named: How many of its pages were made findable, or were found.
@@ -76,6 +77,7 @@ class Sequence:
     stuck: str | None = None
     judged: list[PromptLogprob] = field(default_factory=list)
     packed: Any = None
+    drafts: list[int] = field(default_factory=list)
     finished: bool = False
     names: list[bytes] = field(default_factory=list)
     named: int = 0
@@ -109,7 +111,8 @@ class Row:
     """One sequence's share of a step: `count` tokens from position `start` on.
 
     `samples` is True where the step reaches the sequence's end, so that a next token
-    comes out; `decode` where the one token fed is the last one sampled.
+    comes out; `decode` where the token fed is the last one sampled. Behind it may come
+    `drafts`, guesses to be verified, which `count` includes.
     """
 
     sequence: Sequence
@@ -117,6 +120,7 @@ class Row:
     count: int
     samples: bool
     decode: bool
+    drafts: tuple[int, ...] = ()
 
 
 class Share(NamedTuple):
@@ -143,10 +147,21 @@ class Plan:
         for shard, share in enumerate(self.shares):
             first_row, first_token = shard * g.rows, shard * g.tokens
             for i, row in enumerate(share.decodes):
-                yield first_row + i, first_token + i, row
+                yield first_row + i, first_token + i * g.decode_tokens, row
             for i, row in enumerate(share.chunks):
-                token = first_token + g.decodes + i * g.chunk_tokens
+                token = first_token + g.first_chunk + i * g.chunk_tokens
                 yield first_row + g.decodes + i, token, row
+
+    def sampled(self) -> Iterator[tuple[int, int, Row]]:
+        """Yields rows whose next token comes out, with their number and its place.
+
+        The place is among the tokens asked (`Geometry.asked`) of all shards.
+        """
+        g = self.geometry
+        for number, _, row in self.placed():
+            if row.samples:
+                shard, within = divmod(number, g.rows)
+                yield number, shard * g.asked + g.first_asked(within), row
 
 
 class _Shard:
@@ -280,7 +295,8 @@ class Scheduler:
             scores = any(s.scores for each in feeding for s in each[: geometry.chunks])
             geometry = self.shapes.scoring if scores else geometry
         elif most:
-            geometry = self.shapes.steady(most)
+            longest = max(row.count for rows in decodes for row in rows)
+            geometry = self.shapes.steady(most, longest)
         else:
             return None
         chunks = [_chunks(each, geometry) for each in feeding]
@@ -290,7 +306,8 @@ class Scheduler:
             scores,
         )
         for _, _, row in plan.placed():
-            row.sequence.computed += row.count
+            # Guesses count as computed when they have been accepted.
+            row.sequence.computed += row.count - len(row.drafts)
             row.sequence.pending += row.samples
             if self._caching:
                 self._shards[row.sequence.shard].name(row.sequence)
@@ -304,15 +321,24 @@ class Scheduler:
                 continue  # preempted just now, or waiting for its last token
             if sequence.waits:
                 continue
-            known = sequence.computed + 1
+            known, drafts = sequence.computed + 1, self._drafts(shard, sequence)
             while not shard.pages.grow(sequence.pages, known, sequence.home):
                 victim = shard.running[-1]
                 self._preempt(victim)
                 if victim is sequence:
                     break
             else:
-                rows.append(Row(sequence, sequence.computed, 1, True, True))
+                count = 1 + len(drafts)
+                rows.append(Row(sequence, sequence.computed, count, True, True, drafts))
         return rows
+
+    def _drafts(self, shard: _Shard, sequence: Sequence) -> tuple[int, ...]:
+        """Takes a sequence's guesses, as far as its limit and the free pages go."""
+        drafts = tuple(sequence.drafts[: sequence.limit - sequence.answered - 1])
+        sequence.drafts = []
+        known = sequence.computed + 1 + len(drafts)
+        fits = shard.pages.grow(sequence.pages, known, sequence.home)
+        return drafts if fits else ()
 
     def _admit(self, decodes: list[list[Row]]) -> None:
         """Gives slots and pages to waiting sequences, in order, while they last.

@@ -18,6 +18,8 @@ class Shapes:
     Where reading weights takes most of a step's time, padding costs little and three
     sizes of chunks do. Where every token costs, as on a CPU, `fine` gives chunks of
     powers of two, alone or as many as fit, beside a quarter of the sequences or all.
+    Where guesses are verified, decodes have places for them beside chunks always, and
+    alone in shapes of their own.
 
     Attributes:
       first: Shapes that suffice for every plan.
@@ -27,13 +29,25 @@ class Shapes:
     """
 
     def __init__(
-        self, max_num_seqs: int, max_num_batched_tokens: int, fine: bool = False
+        self,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        drafts: int = 0,
+        fine: bool = False,
     ) -> None:
-        """Lays out the shapes; none is open yet."""
+        """Lays out the shapes; none is open yet.
+
+        Args:
+          max_num_seqs: As of `EngineOptions`.
+          max_num_batched_tokens: Likewise.
+          drafts: Guesses that a decode may bring.
+          fine: Whether padding costs as much as work.
+        """
         most, longest = max_num_seqs, max_num_batched_tokens
         short = min(_SHORT, longest)
         powers = [2**i for i in range(most.bit_length()) if 2**i < most]
-        steady = [Geometry(n, 0, 0) for n in (*powers, most)]
+        widths = sorted({1, 1 + drafts})
+        steady = [Geometry(n, 0, 0, w) for w in widths for n in (*powers, most)]
         lengths, beside = [short], [most]
         if fine:
             lengths = [short * 2**i for i in range((longest // short).bit_length())]
@@ -41,21 +55,25 @@ class Shapes:
         sizes = {(1, longest)}
         for tokens in lengths:
             sizes |= {(1, tokens), (min(most, longest // tokens), tokens)}
-        mixed = [Geometry(n, *size) for size in sorted(sizes) for n in beside]
-        self.first = [Geometry(most, 1, short), steady[-1]]
+        wide = widths[-1]
+        mixed = [Geometry(n, *size, wide) for size in sorted(sizes) for n in beside]
+        self.first = [Geometry(most, 1, short, wide), steady[-1]]
         self.rest = [g for g in (*steady, *mixed) if g not in self.first]
         # A step's time in tokens' worth, but for its tokens: reading the weights.
         self._start = 64 if fine else 256
-        self.scoring, self.scores = Geometry(most, 1, longest), False
+        self.scoring, self.scores = Geometry(most, 1, longest, wide), False
         self._open: list[Geometry] = []
 
     def open(self, geometry: Geometry) -> None:
         """Says that a shape is compiled; another thread may be planning."""
         self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
 
-    def steady(self, decodes: int) -> Geometry:
-        """Returns the smallest open shape that holds so many decodes alone."""
-        return next(g for g in self._open if not g.chunks and g.decodes >= decodes)
+    def steady(self, decodes: int, tokens: int = 1) -> Geometry:
+        """Returns the smallest open shape for decodes alone, of so many tokens each."""
+        alone = (g for g in self._open if not g.chunks)
+        return next(
+            g for g in alone if g.decodes >= decodes and g.decode_tokens >= tokens
+        )
 
     def mixed(self, left: Sequence[int], decodes: int) -> Geometry:
         """Returns the open shape that feeds most for its time.

@@ -10,7 +10,7 @@ import numpy as np
 from r1jax import model
 from r1jax.cache import Batch, Pools
 from r1jax.config import ModelConfig
-from r1jax.engine import packing, sampling
+from r1jax.engine import guesses, packing, sampling
 from r1jax.engine.packing import Form
 from r1jax.engine.types import MAX_LOGPROBS
 from r1jax.target import Target
@@ -44,6 +44,9 @@ def run_step(
 ) -> tuple[Pools, Array, Outputs]:
     """Feeds a step's tokens and samples each row's next one.
 
+    A row of several decode tokens has its next one sampled after each of them; what
+    does not follow from an accepted guess is the host's to drop (engine/drafts.py).
+
     Args:
       config: The model.
       form: The sizes of the step.
@@ -57,19 +60,20 @@ def run_step(
       floats: The packed plan's floats.
 
     Returns:
-      The pools, the newest tokens, and for each row its token and, where any row
-      wants them, log-probabilities; in a step that scores also those of the chunks'
-      tokens, by the flat index of the token before.
+      The pools, the newest tokens, and for each token asked its next one and, where
+      any row wants them, log-probabilities; in a step that scores also those of the
+      chunks' tokens, by the flat index of the token before. Where the prediction layer
+      runs, "drafts" has each row's guesses, [B, form.guesses].
     """
     step = packing.unpack(ints, floats, form, target)
     batch = _with_device_tokens(step, newest)
-    judged: Outputs = {}
-    if step.targets is None:
-        hidden, pools = model.step(config, params, pools, batch, step.last)
-    else:
+    by_row, step = step, packing.asked(step, form)
+    every: Array | None = None
+    if form.guesses or form.scores:
         every, pools = model.step(config, params, pools, batch)
-        judged = _judge(params, every, step.targets, form)
         hidden = batch.pick(every, step.last)
+    else:
+        hidden, pools = model.step(config, params, pools, batch, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
     rows = step.sampling
@@ -81,10 +85,20 @@ def run_step(
         lambda: sampling.log_probabilities(logits, token, MAX_LOGPROBS),
         lambda: _no_logprobs(logits),
     )
-    kept = jnp.where(step.samples != 0, step.slot, len(newest))
-    newest = newest.at[kept].set(token, mode="drop")
+    if form.geometry.decode_tokens == 1:  # else all newest tokens come from the host
+        kept = jnp.where(step.samples != 0, step.slot, len(newest))
+        newest = newest.at[kept].set(token, mode="drop")
     outputs = {"token": token, **dict(zip(LOGPROBS, (own, ids, best), strict=True))}
-    return pools, newest, outputs | judged
+    if form.scores:
+        assert every is not None
+        assert step.targets is not None
+        outputs |= _judge(params, every, step.targets, form)
+    if form.guesses:
+        assert every is not None
+        outputs["drafts"], pools = guesses.guess(
+            config, form, params, pools, batch, every, token, by_row
+        )
+    return pools, newest, outputs
 
 
 def _adjust(
@@ -153,7 +167,7 @@ def _judge(params: PyTree, hidden: Array, targets: Array, form: Form) -> Outputs
     pad = -tokens % _JUDGED_AT_ONCE
 
     def blocks(x: Array) -> Array:
-        x = x.reshape(shards, g.tokens, *x.shape[1:])[:, g.decodes :]
+        x = x.reshape(shards, g.tokens, *x.shape[1:])[:, g.first_chunk :]
         x = jnp.pad(x, [(0, 0), (0, pad), *[(0, 0)] * (x.ndim - 2)])
         x = x.reshape(shards, -1, _JUDGED_AT_ONCE, *x.shape[2:])
         return jnp.moveaxis(x, 1, 0).reshape(x.shape[1], -1, *x.shape[3:])
@@ -162,7 +176,7 @@ def _judge(params: PyTree, hidden: Array, targets: Array, form: Form) -> Outputs
         x = x.reshape(len(x), shards, _JUDGED_AT_ONCE, *x.shape[2:])
         x = jnp.moveaxis(x, 0, 1).reshape(shards, tokens + pad, *x.shape[3:])
         x = x[:, :tokens]
-        x = jnp.pad(x, [(0, 0), (g.decodes, 0), *[(0, 0)] * (x.ndim - 2)])
+        x = jnp.pad(x, [(0, 0), (g.first_chunk, 0), *[(0, 0)] * (x.ndim - 2)])
         return x.reshape(-1, *x.shape[2:])
 
     def judge(block: tuple[Array, Array]) -> tuple[Array, Array, Array]:
@@ -207,8 +221,8 @@ def count_tokens(
 def _first_tokens(form: Form) -> np.ndarray:
     """The flat index of each row's first token."""
     g = form.geometry
-    chunks = g.decodes + np.arange(g.chunks) * g.chunk_tokens
-    rows = np.concatenate([np.arange(g.decodes), chunks])
+    chunks = g.first_chunk + np.arange(g.chunks) * g.chunk_tokens
+    rows = np.concatenate([np.arange(g.decodes) * g.decode_tokens, chunks])
     return np.concatenate([rows + shard * g.tokens for shard in range(form.shards)])
 
 

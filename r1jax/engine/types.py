@@ -200,6 +200,9 @@ class EngineOptions:
       draft: How tokens are guessed ahead: "mtp" by the model's own prediction layer,
         "ngram" by what followed the same tokens earlier; None guesses none.
       num_draft_tokens: How many are guessed at once.
+      prompt_lookup_max: With "ngram", how many of the newest tokens are looked up
+        first.
+      prompt_lookup_min: The fewest that are looked up.
     """
 
     max_model_len: int
@@ -210,9 +213,11 @@ class EngineOptions:
     prefix_caching: bool = True
     draft: str | None = None
     num_draft_tokens: int = 1
+    prompt_lookup_max: int = 4
+    prompt_lookup_min: int = 2
 
     def __post_init__(self) -> None:
-        """Refuses sizes below one.
+        """Refuses sizes below one, and guessing in ways that do not exist.
 
         Raises:
           ConfigError: Names the option and its value.
@@ -224,6 +229,18 @@ class EngineOptions:
                     "the engine needs at least one",
                     f"choose a larger {name}",
                 )
+        if self.draft not in (None, "mtp", "ngram"):
+            raise ConfigError(
+                f"draft is {self.draft!r}",
+                "tokens are guessed by 'mtp' or by 'ngram'",
+                "choose one of them, or leave it out",
+            )
+        if self.prompt_lookup_min > self.prompt_lookup_max:
+            raise ConfigError(
+                f"prompt_lookup_min is {self.prompt_lookup_min}",
+                f"it is more than prompt_lookup_max, {self.prompt_lookup_max}",
+                "choose a smaller minimum or a larger maximum",
+            )
 
 
 @dataclass
@@ -232,7 +249,7 @@ class EngineStats:
 
     `prefix_queries` counts prompt tokens that were looked for in the cache, and
     `prefix_hits` those that were found; `drafted` counts tokens that were guessed
-    ahead, and `accepted` those that were right.
+    ahead, in so many `drafts`, and `accepted` those that were right.
     """
 
     running: int = 0
@@ -244,6 +261,7 @@ class EngineStats:
     generation_tokens: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
+    drafts: int = 0
     drafted: int = 0
     accepted: int = 0
     steps: int = 0

@@ -96,7 +96,7 @@ def attend(
         options |= {"offsets": offsets, "partial": True}
         heads = segments.gather_heads(q, axes)
     arguments = (heads, new, Pool(pool), context.layer, table, batch.lengths)
-    if batch.geometry.chunks:
+    if batch.geometry.chunks or batch.geometry.decode_tokens > 1:
         mixed, after = kernel.mixed(*arguments, *_owned(batch), **options)
     else:
         mixed, after = kernel.decode(*arguments, **options)
@@ -120,21 +120,21 @@ def split(
     batch, g = context.batch, context.batch.geometry
     parts = []
     if g.decodes:
-        few = slice(0, g.decodes)
+        few, rows = slice(0, g.first_chunk), slice(0, g.decodes)
         alone = Batch(
             batch.tokens[few],
             batch.positions[few],
-            batch.page_table[few],
-            batch.lengths[few],
-            None if batch.homes is None else batch.homes[few],
-            geometry=Geometry(g.decodes, 0, 0),
+            batch.page_table[rows],
+            batch.lengths[rows],
+            None if batch.homes is None else batch.homes[rows],
+            geometry=Geometry(g.decodes, 0, 0, g.decode_tokens),
             target=batch.target,
         )
         mixed, after = decode(dataclasses.replace(context, batch=alone), few)
         context = dataclasses.replace(context, pools=after.pools)
         parts.append(mixed)
     for i in range(g.chunks):
-        start = g.decodes + i * g.chunk_tokens
+        start = g.first_chunk + i * g.chunk_tokens
         tokens = slice(start, start + g.chunk_tokens)
         mixed, context = chunk(context, tokens, g.decodes + i)
         parts.append(mixed)
@@ -182,10 +182,16 @@ def attend_chunk(
 def _owned(batch: Batch) -> tuple[Array, Array]:
     """Returns where each row's tokens begin in the flat step, and how many are real."""
     g = batch.geometry
-    chunks = batch.positions[g.decodes :].reshape(g.chunks, g.chunk_tokens)
-    counts = jnp.concatenate([batch.lengths[: g.decodes] > 0, (chunks >= 0).sum(1)])
-    firsts = g.decodes + jnp.arange(g.chunks) * g.chunk_tokens
-    return jnp.concatenate([jnp.arange(g.decodes), firsts]), counts.astype(jnp.int32)
+    decodes, chunks = jnp.split(batch.positions >= 0, [g.first_chunk])
+    counts = [
+        decodes.reshape(g.decodes, g.decode_tokens).sum(1),
+        chunks.reshape(g.chunks, g.chunk_tokens).sum(1),
+    ]
+    firsts = [
+        jnp.arange(g.decodes) * g.decode_tokens,
+        g.first_chunk + jnp.arange(g.chunks) * g.chunk_tokens,
+    ]
+    return jnp.concatenate(firsts), jnp.concatenate(counts).astype(jnp.int32)
 
 
 class _Pages(NamedTuple):

@@ -25,6 +25,7 @@ from r1jax.load import load
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.flags import parser
 from r1jax.serve.generation import Admission
+from r1jax.serve.speculation import read_speculation
 from r1jax.serve.stream import write_json
 from r1jax.sharding import make_mesh
 
@@ -110,6 +111,8 @@ def _load(args: argparse.Namespace, others: hosts.Hosts | None) -> LLM:
     if data or tensor:
         alone = jax.device_count() // (data or 1) if others else 1
         given["mesh"] = make_mesh(data or 1, tensor or max(alone, 1))
+    if args.speculative_config is not None:
+        given |= read_speculation(args.speculative_config)
     given["hosts"] = others
     return load(args.source, **{k: v for k, v in given.items() if v is not None})
 

@@ -50,6 +50,7 @@ def parser() -> Parser:
     )
     add("--redundant-experts", type=whole(1), metavar="R", help=_COPIES)
     add("--expert-loads", metavar="FILE", help=_LOADS)
+    add("--speculative-config", metavar="JSON", help=_SPECULATION)
     add("--compilation-cache", metavar="DIR", default=_CACHE, help=_COMPILED)
     add("--num-pages", type=whole(2), help="pages in the cache")
     switch = argparse.BooleanOptionalAction
@@ -76,6 +77,11 @@ _MEMORY = "share of the memory that the cache may take, if --num-pages is not gi
 _PREFIX = "whether a prompt begins with what an earlier one has computed (it does)"
 _COPIES = "copies of the busiest experts on a mesh; needs --expert-loads"
 _LOADS = "counts by which experts are placed on a mesh, of tools/count_routes.py"
+_SPECULATION = (
+    "guess tokens ahead and verify several in a step, as vLLM's: "
+    '{"method": "ngram" or "mtp", "num_speculative_tokens": ..., '
+    '"prompt_lookup_max": ..., "prompt_lookup_min": ...}'
+)
 _CACHE = "~/.cache/r1jax/compiled"
 _COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
 _BODY = "longest request body (%(default)s)"

@@ -144,6 +144,9 @@ class _EngineCollector(Collector):
             "num_preemptions": ("Sequences put back to wait.", stats.preemptions),
             "prompt_tokens": ("Prompt tokens processed.", stats.prompt_tokens),
             "generation_tokens": ("Tokens generated.", stats.generation_tokens),
+            "spec_decode_num_drafts": ("Times tokens were guessed.", stats.drafts),
+            "spec_decode_num_draft_tokens": ("Tokens guessed.", stats.drafted),
+            "spec_decode_num_accepted_tokens": ("Guesses right.", stats.accepted),
         }
         for family, metrics in (
             (GaugeMetricFamily, gauges),

@@ -32,8 +32,8 @@ class FakeDevice:
         self.newest = [-1] * slots
 
     def run(self, plan: Plan) -> np.ndarray:
-        """Feeds a step's tokens; returns each row's next one, -1 where none counts."""
-        tokens = np.full(len(plan.shares) * plan.geometry.rows, -1)
+        """Feeds a step; returns what follows each token asked, -1 where none counts."""
+        tokens = np.full(len(plan.shares) * plan.geometry.asked, -1)
         sampled = {}
         for _, _, row in plan.placed():
             known = row.sequence.tokens[: row.start]
@@ -42,15 +42,17 @@ class FakeDevice:
         for _, _, row in plan.placed():
             sequence = row.sequence
             assert sequence.slot is not None
-            for at in range(row.start, row.start + row.count):
-                fed = self.newest[sequence.slot] if row.decode else sequence.tokens[at]
-                self.cache[self._place(sequence, at)] = fed
-        for number, _, row in plan.placed():
-            if row.samples:
-                end = row.start + row.count
-                places = [self._place(row.sequence, at) for at in range(end)]
-                token = next_token(tuple(self.cache[place] for place in places))
-                sampled[row.sequence.slot] = tokens[number] = token
+            fed = [*sequence.tokens[row.start :], *row.drafts][: row.count]
+            fed = fed or [self.newest[sequence.slot]]
+            for at, token in enumerate(fed, row.start):
+                self.cache[self._place(sequence, at)] = token
+        for _, place, row in plan.sampled():
+            end = row.start + row.count
+            places = [self._place(row.sequence, at) for at in range(end)]
+            context = tuple(self.cache[place] for place in places)
+            for i in range(1 + len(row.drafts)):
+                token = next_token(context[: end - len(row.drafts) + i])
+                sampled[row.sequence.slot] = tokens[place + i] = token
         for slot, token in sampled.items():
             self.newest[slot] = int(token)
         return tokens

@@ -1,6 +1,7 @@
 """The engine on real arrays: whatever else runs, its tokens are the plain loop's."""
 
 import dataclasses
+import itertools
 import logging
 
 import jax
@@ -12,7 +13,7 @@ from engine.collect import ask, submit
 from engine.toy_guides import Ends, Swings, Turns
 from r1jax import cache, model, parameters, sharding
 from r1jax.config import ModelConfig
-from r1jax.engine import simple
+from r1jax.engine import loop, simple
 from r1jax.engine.loop import Engine
 from r1jax.engine.runner import Runner
 from r1jax.engine.types import EngineOptions, SamplingParams
@@ -51,12 +52,63 @@ def params():
     return jax.jit(lambda: parameters.init(CONFIG, jax.random.key(7)))()
 
 
-def engine_of(params, *, slots, chunk, pages, page_size):
-    options = EngineOptions(LONGEST, slots, chunk, page_size)
+def engine_of(params, *, slots, chunk, pages, page_size, **drafting):
+    options = EngineOptions(LONGEST, slots, chunk, page_size, **drafting)
     pools = cache.make_pools(CONFIG, pages, page_size, jnp.float32)
     engine = Engine(CONFIG, model.for_cpu(params), pools, options, target=CPU, seed=1)
     engine.wait_until_compiled()
     return engine
+
+
+class Knowing:
+    """Guesses what the plain loop has answered, and every third time something else."""
+
+    def __init__(self, answers):
+        self.known = [
+            prompt_of(length) + answer
+            for (length, _), answer in zip(REQUESTS, answers, strict=True)
+        ]
+        self.turn = itertools.count()
+
+    def guess(self, sequence, device):
+        tokens = sequence.tokens
+        whole = next((k for k in self.known if k[: len(tokens)] == tokens), tokens)
+        guesses = whole[len(tokens) : len(tokens) + 3] or [0]
+        if next(self.turn) % 3 == 0:
+            guesses[-1] = (guesses[-1] + 1) % CONFIG.vocab_size
+        return guesses
+
+    def forget(self, sequence):
+        pass
+
+
+@pytest.fixture(scope="module")
+def guessing(params, plain_answers):
+    """Two at once, few pages, and guesses of which most are right."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_drafter", lambda options: Knowing(plain_answers))
+        engine = engine_of(
+            params,
+            slots=2,
+            chunk=16,
+            pages=42,
+            page_size=4,
+            draft="ngram",
+            num_draft_tokens=3,
+        )
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def meshed_guessing(params, plain_answers):
+    """As `meshed`, with guesses of which most are right."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_drafter", lambda options: Knowing(plain_answers))
+        engine = meshed_engine(params, draft="ngram", num_draft_tokens=3)
+    engine.wait_until_compiled()
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +130,21 @@ def tight(params):
 @pytest.fixture(scope="module")
 def meshed(params):
     """Two data shards of two devices each, through the kernels' meanings."""
+    engine = meshed_engine(params)
+    engine.wait_until_compiled()
+    yield engine
+    engine.close()
+
+
+def meshed_engine(params, **drafting):
     placement = sharding.Placement(sharding.make_mesh(2, 2), "throughput")
     target = Target("kernels", REFERENCE, placement)
-    options = EngineOptions(LONGEST, 2, 64, page_size=16)
+    options = EngineOptions(LONGEST, 2, 64, page_size=16, **drafting)
     pools = cache.make_pools(CONFIG, 40, 16, jnp.float32, target)
     axes = parameters.logical_axes(CONFIG)
     where = sharding.shardings(params, axes, placement.mesh, placement.rules)
     mine = jax.device_put(params, where, may_alias=False)
-    engine = Engine(CONFIG, mine, pools, options, target=target, seed=1)
-    engine.wait_until_compiled()
-    yield engine
-    engine.close()
+    return Engine(CONFIG, mine, pools, options, target=target, seed=1)
 
 
 # Prompt length and sampling of requests that have nothing in common.
@@ -125,7 +181,12 @@ def plain_answers(params):
     ]
 
 
-@pytest.fixture(params=["roomy", "tight", "meshed"])
+@pytest.fixture(
+    params=[
+        *("roomy", "tight", "meshed", "guessing"),
+        pytest.param("meshed_guessing", marks=pytest.mark.slow),
+    ]
+)
 def engine(request):
     return request.getfixturevalue(request.param)
 
@@ -144,6 +205,14 @@ def test_a_crowd_gets_the_tokens_of_the_plain_loop(engine, plain_answers):
     after = engine.stats()
     if engine.options.max_num_seqs == 3:
         assert after.preemptions > before.preemptions
+    if engine.options.draft:
+        accepted, drafts = (
+            getattr(after, name) - getattr(before, name)
+            for name in ("accepted", "drafts")
+        )
+        assert accepted > 100
+        assert after.preemptions > before.preemptions or engine.options.page_size > 4
+        assert drafts > accepted / 3
     tokens = after.generation_tokens - before.generation_tokens
     assert tokens == sum(len(wanted) for wanted in plain_answers)
 

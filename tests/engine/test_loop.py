@@ -45,7 +45,7 @@ class FakeRunner:
     broken: Exception | None = None
     judging: Any = None  # waited for when the step that judges prompts is compiled
 
-    def __init__(self, config, params, pools, slots, columns, target, tell=None):
+    def __init__(self, config, params, pools, slots, columns, target, tell, guesses):
         _, pages, _, size, _ = pools["key"].shape
         self.device = FakeDevice([Pages(pages, size)], slots)
 

@@ -62,7 +62,7 @@ class Serving(RuleBasedStateMachine):
         segment = -(-longest // (page_size * devices))
         self.each = segment + spare
         self.slots, self.shards = slots, shards
-        self.shapes = Shapes(slots, chunk, fine)
+        self.shapes = Shapes(slots, chunk, fine=fine)
         self.opened = set(self.shapes.first)
         self.opened |= {g for g in self.shapes.rest if opened.random() < 0.5}
         for geometry in sorted(self.opened, key=lambda g: opened.random()):

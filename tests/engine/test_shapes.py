@@ -7,7 +7,7 @@ from r1jax.engine.shapes import Shapes
 
 
 def opened(seqs, tokens, fine):
-    shapes = Shapes(seqs, tokens, fine)
+    shapes = Shapes(seqs, tokens, fine=fine)
     for geometry in (*shapes.first, *shapes.rest):
         shapes.open(geometry)
     return shapes
@@ -15,7 +15,7 @@ def opened(seqs, tokens, fine):
 
 @given(st.integers(1, 40), st.integers(1, 600), st.booleans())
 def test_the_first_shapes_suffice_and_none_exceeds_the_limits(seqs, tokens, fine):
-    shapes = Shapes(seqs, tokens, fine)
+    shapes = Shapes(seqs, tokens, fine=fine)
     everything = [*shapes.first, *shapes.rest]
     mixed = [g for g in everything if g.chunks]
     assert len(set(everything)) == len(everything)

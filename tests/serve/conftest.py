@@ -172,7 +172,14 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(
-            running=1, waiting=2, pages_used=3, pages_total=12, prompt_tokens=5
+            drafts=7,
+            drafted=21,
+            accepted=8,
+            running=1,
+            waiting=2,
+            pages_used=3,
+            pages_total=12,
+            prompt_tokens=5,
         )
 
     def close(self) -> None:

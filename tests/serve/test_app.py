@@ -168,6 +168,9 @@ def test_metrics_count_what_happened_under_both_names(site, llm, prefix):
     assert values[f"{prefix}:num_requests_waiting", None] == 2
     assert values[f"{prefix}:kv_cache_usage_perc", None] == 0.25
     assert values[f"{prefix}:prompt_tokens_total", None] == 5
+    assert values[f"{prefix}:spec_decode_num_drafts_total", None] == 7
+    assert values[f"{prefix}:spec_decode_num_draft_tokens_total", None] == 21
+    assert values[f"{prefix}:spec_decode_num_accepted_tokens_total", None] == 8
     answer = len(llm.encode(llm.engine.text)) + 1
     for name, count in {
         "time_to_first_token_seconds": 3,

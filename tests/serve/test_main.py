@@ -90,6 +90,15 @@ def test_tensor_parallel_size_makes_a_mesh(load, monkeypatch):
     assert dict(arguments["mesh"].shape) == {"data": 1, "tensor": 2}
 
 
+def test_the_way_of_guessing_reaches_the_model(load, monkeypatch):
+    visitor = Visitor(monkeypatch, lambda url: None)
+    text = '{"method": "ngram", "num_speculative_tokens": 5}'
+    assert command.main(["--port", "0", "--speculative-config", text]) == 0
+    visitor.join()
+    [(_, arguments)] = load
+    assert arguments == {"draft": "ngram", "num_draft_tokens": 5}
+
+
 def test_expert_flags_reach_the_model(load, monkeypatch):
     visitor = Visitor(monkeypatch, lambda url: None)
     flags = ["--redundant-experts", "32", "--expert-loads", "loads.json"]
