@@ -76,16 +76,18 @@ class Shapes:
         )
 
     def mixed(self, left: Sequence[int], decodes: int) -> Geometry:
-        """Returns the open shape that feeds most for its time.
+        """Returns the open shape that wastes least, in padding and in further steps.
 
         Args:
           left: Tokens that each prompt has still to be fed, the first in line first.
           decodes: Sequences that decode beside them.
         """
 
-        def worth(g: Geometry) -> float:
+        def waste(g: Geometry) -> tuple[int, int]:
             fed = sum(min(n, g.chunk_tokens) for n in left[: g.chunks])
-            return fed / (self._start + g.tokens)
+            steps = -(-sum(left) // fed)  # if all went on like this
+            # Of equals the one that is done with the first prompts sooner.
+            return g.tokens - fed + self._start * steps, -g.chunk_tokens
 
         fitting = [g for g in self._open if g.chunks and g.decodes >= decodes]
-        return max(fitting, key=worth)
+        return min(fitting, key=waste)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,21 +42,30 @@ def test_the_first_shapes_suffice_and_none_exceeds_the_limits(seqs, tokens, fine
     st.lists(st.integers(1, 700), min_size=1, max_size=40),
     st.integers(0, 40),
 )
-def test_no_other_shape_would_feed_more_for_its_tokens(
-    seqs, tokens, fine, left, decodes
-):
+def test_no_other_shape_would_waste_less(seqs, tokens, fine, left, decodes):
     shapes, left, decodes = opened(seqs, tokens, fine), left[:seqs], min(decodes, seqs)
     start = 64 if fine else 256
 
-    def rate(g):
+    def waste(g):
         fed = sum(min(n, g.chunk_tokens) for n in left[: g.chunks])
-        return fed / (start + g.decodes + g.chunks * g.chunk_tokens)
+        return g.tokens - fed + start * math.ceil(sum(left) / fed)
 
     chosen = shapes.mixed(left, decodes)
+    mixed = [g for g in (*shapes.first, *shapes.rest) if g.chunks]
+    least = min(waste(g) for g in mixed if g.decodes >= decodes)
     assert chosen.decodes >= decodes
-    others = [g for g in (*shapes.first, *shapes.rest) if g.chunks]
-    best = max(rate(g) for g in others if g.decodes >= decodes)
-    assert rate(chosen) == pytest.approx(best)
+    assert waste(chosen) == least
+
+
+@pytest.mark.parametrize("fine", [True, False])
+@pytest.mark.parametrize("tokens", [1, 63, 65, 100, 500])
+def test_a_lone_prompt_takes_few_steps(tokens, fine):
+    """No step is begun for a few tokens that another's padding would hold."""
+    shapes, left, steps = opened(8, 512, fine), tokens, 0
+    while left:
+        left = max(left - shapes.mixed([left], 0).chunk_tokens, 0)
+        steps += 1
+    assert steps <= 1 + (tokens > 64)
 
 
 def test_a_burst_of_prompts_pads_little_where_every_token_costs():
