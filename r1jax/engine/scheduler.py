@@ -157,7 +157,8 @@ class Shapes:
         """Returns the open shape for prompts that have so many tokens left.
 
         One chunk as long as the first prompt needs, or several short ones where that
-        serves more prompts at once.
+        serves more prompts at once. What two steps with less padding hold is not put
+        into one: a prompt that has found its beginning has little left.
         """
         mixed = [g for g in self._open if g.chunks]
         alone = [g for g in mixed if g.chunks == 1]
@@ -165,7 +166,14 @@ class Shapes:
         served = sum(n <= many.chunk_tokens for n in left[: many.chunks])
         if served > 1 and left[0] <= many.chunk_tokens:
             return many
-        return next((g for g in alone if g.chunk_tokens >= left[0]), alone[-1])
+        two = [g for g in alone if 2 * g.chunk_tokens >= left[0]]
+        return min(two, key=lambda g: _padded(left[0], g), default=alone[-1])
+
+
+def _padded(tokens: int, g: Geometry) -> tuple[int, int]:
+    """Returns how much a prompt is with padding, then in how many steps."""
+    steps = -(-tokens // g.chunk_tokens)
+    return steps * g.chunk_tokens, steps
 
 
 class _Shard:

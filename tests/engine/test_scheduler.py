@@ -309,7 +309,9 @@ def test_the_first_shapes_suffice_and_none_exceeds_the_limits(seqs, tokens):
     st.integers(1, 600),
     st.lists(st.integers(1, 700), min_size=1, max_size=8),
 )
-def test_a_prompt_never_waits_for_a_chunk_that_is_too_long(seqs, tokens, left):
+def test_a_prompt_is_fed_at_least_half_of_what_the_longest_chunk_would(
+    seqs, tokens, left
+):
     shapes = Shapes(seqs, tokens)
     everything = [*shapes.first, *shapes.rest]
     for geometry in everything:
@@ -318,7 +320,18 @@ def test_a_prompt_never_waits_for_a_chunk_that_is_too_long(seqs, tokens, left):
     assert chosen in everything
     fed = [min(n, chosen.chunk_tokens) for n in left[: chosen.chunks]]
     alone = max(min(left[0], g.chunk_tokens) for g in everything if g.chunks == 1)
-    assert sum(fed) >= alone
+    assert 2 * sum(fed) >= alone
+
+
+@pytest.mark.parametrize(
+    ("longest", "left", "chunk"),
+    [(512, 100, 64), (512, 129, 512), (512, 513, 512), (128, 100, 128), (512, 40, 64)],
+)
+def test_two_short_steps_are_better_than_a_long_one_of_padding(longest, left, chunk):
+    shapes = Shapes(8, longest)
+    for geometry in (*shapes.first, *shapes.rest):
+        shapes.open(geometry)
+    assert shapes.mixed([left]) == Geometry(8, 1, chunk)
 
 
 @pytest.mark.parametrize("later", [1, 2])
