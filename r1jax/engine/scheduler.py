@@ -107,7 +107,7 @@ class Share(NamedTuple):
 class Plan:
     """One step: its rows in the order of `geometry`, without the padding ones.
 
-    `scores` is True where a prompt among its chunks is to be judged.
+    `scores` is True where it judges the chunks, since some prompt is to be judged.
     """
 
     shares: list[Share]
@@ -131,8 +131,7 @@ class Shapes:
 
     Decodes alone come in powers of two up to `max_num_seqs`; chunks ride beside that
     many decodes. Only shapes that were opened are used, and the `first` ones suffice.
-    Prompts are judged in steps of one shape, `scoring`, once `scores` says that this
-    form of it is compiled.
+    Those that also judge prompts are `judging`, of which one suffices.
     """
 
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
@@ -146,25 +145,40 @@ class Shapes:
         mixed = [Geometry(most, *size) for size in sizes]
         self.first = [mixed[0], steady[-1]]
         self.rest = [g for g in (*steady, *mixed) if g not in self.first]
-        self.scoring = Geometry(most, 1, longest)
-        self.scores = False
+        self.judging = sorted(mixed, key=lambda g: (-g.chunk_tokens, -g.chunks))
         self._open: list[Geometry] = []
+        self._judging: list[Geometry] = []
 
-    def open(self, geometry: Geometry) -> None:
-        """Says that a shape is compiled; another thread may be planning."""
-        self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
+    def open(self, geometry: Geometry, scores: bool = False) -> None:
+        """Says that a shape is compiled; another thread may be planning.
+
+        Args:
+          geometry: The shape.
+          scores: Whether it is the form that judges prompts.
+        """
+        known = self._judging if scores else self._open
+        known = sorted([*known, geometry], key=lambda g: g.tokens)
+        if scores:
+            self._judging = known
+        else:
+            self._open = known
+
+    @property
+    def scores(self) -> bool:
+        """Whether prompts can be judged."""
+        return bool(self._judging)
 
     def steady(self, decodes: int) -> Geometry:
         """Returns the smallest open shape that holds so many decodes alone."""
         return next(g for g in self._open if not g.chunks and g.decodes >= decodes)
 
-    def mixed(self, left: list[int]) -> Geometry:
+    def mixed(self, left: list[int], scores: bool = False) -> Geometry:
         """Returns the open shape for prompts that have so many tokens left.
 
         One chunk as long as the first prompt needs, or several short ones where that
-        serves more prompts at once.
+        serves more prompts at once. With `scores` one that judges them.
         """
-        mixed = [g for g in self._open if g.chunks]
+        mixed = [g for g in (self._judging if scores else self._open) if g.chunks]
         alone = [g for g in mixed if g.chunks == 1]
         many = max(mixed, key=lambda g: g.chunks)
         served = sum(n <= many.chunk_tokens for n in left[: many.chunks])
@@ -244,11 +258,8 @@ class Scheduler:
         most = max(map(len, decodes))
         scores = False
         if any(left):
-            geometry = self.shapes.mixed(max(left, key=sum))
-            scores = any(
-                s.scores for x in self._shards for s in x.feeding[: geometry.chunks]
-            )
-            geometry = self.shapes.scoring if scores else geometry
+            scores = any(s.scores for shard in self._shards for s in shard.feeding)
+            geometry = self.shapes.mixed(max(left, key=sum), scores)
         elif most:
             geometry = self.shapes.steady(most)
         else:

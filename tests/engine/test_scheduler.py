@@ -339,21 +339,30 @@ def test_a_sequence_that_binds_sits_out_while_its_newest_token_is_unread():
     assert planned() == [0]
 
 
-def test_prompts_are_judged_in_the_one_shape_for_it():
+def test_prompts_are_judged_in_forms_that_are_open_for_it():
     shapes = Shapes(4, 128)
     for geometry in (*shapes.first, *shapes.rest):
         shapes.open(geometry)
-    scheduler = Scheduler([Pages(500, 1)], shapes, 4)
+    assert not shapes.scores
+    one, several, short = shapes.judging
+    assert [one, several, short] == [(4, 1, 128), (4, 2, 64), (4, 1, 64)]
+    scheduler = Scheduler([Pages(900, 1)], shapes, 4)
     judged = SamplingParams(prompt_logprobs=1)
-    for i, sampling in enumerate([GREEDY, judged, GREEDY]):
-        scheduler.add(Sequence(i, [i] * 10, 10, sampling, 9))
-    plans = [scheduler.plan() for _ in range(4)]
-    fed = [[row.sequence.id for row in plan.shares[0].chunks] for plan in plans]
-    assert fed == [[0], [1], [2], []]
-    assert [plan.scores for plan in plans] == [True, True, False, False]
-    assert [plan.geometry == shapes.scoring for plan in plans] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+
+    def planned(*sampling):
+        for each in sampling:
+            scheduler.add(Sequence(each is judged, [1] * 10, 10, each, 1))
+        plan = scheduler.plan()
+        for _, _, row in plan.placed():
+            scheduler.remove(row.sequence)
+        return plan.geometry, plan.scores, len(plan.shares[0].chunks)
+
+    shapes.open(one, scores=True)
+    assert planned(judged) == (one, True, 1)
+    assert planned(GREEDY, judged) == (one, True, 1)
+    assert planned() == (one, True, 1)
+    shapes.open(several, scores=True)
+    shapes.open(short, scores=True)
+    assert planned(GREEDY, judged) == (several, True, 2)
+    assert planned(judged) == (short, True, 1)
+    assert planned(GREEDY, GREEDY) == (several, False, 2)
