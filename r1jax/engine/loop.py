@@ -13,9 +13,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import numpy as np
 
 from r1jax.cache import Geometry, Pools
@@ -30,11 +28,11 @@ from r1jax.engine.drafts import (
 from r1jax.engine.follow import follow
 from r1jax.engine.guides import Guide, rules_for
 from r1jax.engine.pages import cut, name_pages
-from r1jax.engine.results import end_without_token, judge, result
+from r1jax.engine.results import end_without_token, fetch, result
 from r1jax.engine.runner import Runner
 from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence
 from r1jax.engine.shapes import Shapes
-from r1jax.engine.steps import LOGPROBS, PROMPT_LOGPROBS
+from r1jax.engine.steps import Outputs
 from r1jax.engine.types import (
     EngineOptions,
     EngineStats,
@@ -56,7 +54,7 @@ _VERDICT_SECONDS = 3  # a step fails a little before its cause, a lost host, is 
 @dataclass(frozen=True)
 class _InFlight:
     plan: Plan
-    outputs: dict[str, jax.Array]
+    outputs: Outputs
 
 
 class Engine:
@@ -133,7 +131,7 @@ class Engine:
         self._wake = threading.Condition()
         self._closing = False
         self.failure: str | None = None
-        self._unscored = ""
+        self._uncompiled = ""
         self._next_id = 0
         self._draw = random.Random(seed)
         self._stats = EngineStats(pages_total=sum(each.total for each in pages))
@@ -265,29 +263,26 @@ class Engine:
         """Waits until the shapes that are only faster are compiled too."""
         self._threads[1].join()
 
-    def _compile(self, shape: Geometry) -> None:
-        self._runner.compile(shape)
-        self._shapes.open(shape)
+    def _compile(self, shape: Geometry, scores: bool = False) -> None:
+        self._runner.compile(shape, scores)
+        with self._wake:
+            self._shapes.open(shape, scores)
+            self._wake.notify()
 
     def _compile_rest(self) -> None:
+        shapes = self._shapes
+        forms = [(g, False) for g in shapes.rest] + [(g, True) for g in shapes.judging]
         try:
-            for shape in self._shapes.rest:
+            for form in forms:
                 if not self._closing:
-                    self._compile(shape)
-            if not self._closing:
-                self._runner.compile(self._shapes.scoring, scores=True)
-                self._let_in("")
+                    self._compile(*form)
         except Exception as error:
             if self._hosts and not self._hosts.leads:
                 self._hosts.leave(f"a step cannot be compiled: {error}")
-            self._let_in(f"the step that judges prompts cannot be compiled: {error}")
+            with self._wake:
+                self._uncompiled = f"a step that it needs cannot be compiled: {error}"
+                self._wake.notify()
             raise
-
-    def _let_in(self, trouble: str) -> None:
-        """Ends the wait of those whose prompts are to be judged, or their hope."""
-        with self._wake:
-            self._shapes.scores, self._unscored = not trouble, trouble
-            self._wake.notify()
 
     def _follow(self) -> None:
         """The thread of an engine that runs another's plan."""
@@ -367,32 +362,22 @@ class Engine:
         for number in cancelled:
             if number in self._sequences:
                 self._finish(self._sequences[number][0], Event(number, finish="abort"))
-        if self._unscored:
-            for sequence, _ in inbox:
-                if sequence.scores and not sequence.finished:
-                    event = Event(sequence.id, finish="error", error=self._unscored)
-                    self._finish(sequence, event)
+        for sequence, _ in inbox:
+            if not (self._shapes.scores or sequence.finished) and sequence.scores:
+                event = Event(sequence.id, finish="error", error=self._uncompiled)
+                self._finish(sequence, event)
         return True
 
     def _ready(self, sequence: Sequence) -> bool:
         """Whether what its steps need is compiled, or nobody wants them any more."""
-        known = self._shapes.scores or self._unscored
-        return bool(known) or not sequence.scores or sequence.id in self._cancelled
+        waits = sequence.scores and not (self._shapes.scores or self._uncompiled)
+        return not waits or sequence.id in self._cancelled
 
     def _emit(self, step: _InFlight) -> None:
         """Reads a step's tokens and hands them out."""
-        rows = list(step.plan.sampled())
-        wanted = any(row.sequence.sampling.logprobs is not None for *_, row in rows)
-        names = ["token", *(LOGPROBS if wanted else ())]
-        names += PROMPT_LOGPROBS if step.plan.scores else ()
-        names += ["drafts"] if "drafts" in step.outputs else []
-        read: Any = jax.device_get({name: step.outputs[name] for name in names})
+        read = fetch(step.plan, step.outputs)
         guesses = read.get("drafts")
-        if step.plan.scores:
-            for _, place, row in step.plan.placed():
-                if not row.decode and row.sequence.sampling.prompt_logprobs is not None:
-                    judge(row, place, read)
-        for number, i, row in rows:
+        for number, i, row in step.plan.sampled():
             if not row.sequence.finished and not self.failure:
                 self._hand_out(row, i, read)
                 if self._drafter and not row.sequence.finished:

@@ -2,10 +2,33 @@
 
 from collections.abc import Collection, Mapping
 
+import jax
 import numpy as np
 
-from r1jax.engine.scheduler import Row, Sequence
+from r1jax.engine.scheduler import Plan, Row, Sequence
+from r1jax.engine.steps import LOGPROBS, PROMPT_LOGPROBS, Outputs
 from r1jax.engine.types import Event
+
+
+def fetch(plan: Plan, outputs: Outputs) -> dict[str, np.ndarray]:
+    """Waits for a step's outputs; notes what they say of prompts that are judged.
+
+    Returns:
+      Those that some row asks for; "token" always.
+    """
+    rows = list(plan.placed())
+    sampled = [row.sequence.sampling for _, _, row in rows if row.samples]
+    names = ["token"]
+    names += LOGPROBS if any(each.logprobs is not None for each in sampled) else ()
+    names += PROMPT_LOGPROBS if plan.scores else ()
+    names += ["drafts"] if "drafts" in outputs else []
+    read: dict[str, np.ndarray] = jax.device_get(
+        {name: outputs[name] for name in names}
+    )
+    for _, place, row in rows if plan.scores else ():
+        if not row.decode and row.sequence.sampling.prompt_logprobs is not None:
+            _judge(row, place, read)
+    return read
 
 
 def result(
@@ -46,7 +69,7 @@ def end_without_token(sequence: Sequence) -> Event | None:
     return None
 
 
-def judge(row: Row, place: int, read: Mapping[str, np.ndarray]) -> None:
+def _judge(row: Row, place: int, read: Mapping[str, np.ndarray]) -> None:
     """Notes the log-probabilities of the prompt's tokens that follow a chunk's.
 
     Args:

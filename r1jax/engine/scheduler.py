@@ -134,7 +134,7 @@ class Share(NamedTuple):
 class Plan:
     """One step: its rows in the order of `geometry`, without the padding ones.
 
-    `scores` is True where a prompt among its chunks is to be judged.
+    `scores` is True where it judges the chunks, since some prompt is to be judged.
     """
 
     shares: list[Share]
@@ -291,9 +291,8 @@ class Scheduler:
         most = max(map(len, decodes))
         scores = False
         if any(left):
-            geometry = self.shapes.mixed(max(left, key=sum), most)
-            scores = any(s.scores for each in feeding for s in each[: geometry.chunks])
-            geometry = self.shapes.scoring if scores else geometry
+            scores = any(s.scores for each in feeding for s in each)
+            geometry = self.shapes.mixed(max(left, key=sum), most, scores)
         elif most:
             longest = max(row.count for rows in decodes for row in rows)
             geometry = self.shapes.steady(most, longest)

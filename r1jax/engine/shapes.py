@@ -24,8 +24,7 @@ class Shapes:
     Attributes:
       first: Shapes that suffice for every plan.
       rest: Shapes that only save time.
-      scoring: The one shape whose steps also judge prompts.
-      scores: Whether that form of it is compiled.
+      judging: Shapes that also have a form which judges prompts; any one suffices.
     """
 
     def __init__(
@@ -61,12 +60,28 @@ class Shapes:
         self.rest = [g for g in (*steady, *mixed) if g not in self.first]
         # A step's time in tokens' worth, but for its tokens: reading the weights.
         self._start = 64 if fine else 256
-        self.scoring, self.scores = Geometry(most, 1, longest, wide), False
+        few = {(1, short), (min(most, longest // short), short), (1, longest)}
+        coarse = (Geometry(most, *size, wide) for size in few)
+        self.judging = sorted(coarse, key=lambda g: (-g.chunk_tokens, -g.chunks))
         self._open: list[Geometry] = []
+        self._judging: list[Geometry] = []
 
-    def open(self, geometry: Geometry) -> None:
-        """Says that a shape is compiled; another thread may be planning."""
-        self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
+    def open(self, geometry: Geometry, scores: bool = False) -> None:
+        """Says that a shape is compiled; another thread may be planning.
+
+        Args:
+          geometry: The shape.
+          scores: Whether it is the form that judges prompts.
+        """
+        if scores:
+            self._judging = [*self._judging, geometry]
+        else:
+            self._open = sorted([*self._open, geometry], key=lambda g: g.tokens)
+
+    @property
+    def scores(self) -> bool:
+        """Whether prompts can be judged."""
+        return bool(self._judging)
 
     def steady(self, decodes: int, tokens: int = 1) -> Geometry:
         """Returns the smallest open shape for decodes alone, of so many tokens each."""
@@ -75,12 +90,15 @@ class Shapes:
             g for g in alone if g.decodes >= decodes and g.decode_tokens >= tokens
         )
 
-    def mixed(self, left: Sequence[int], decodes: int) -> Geometry:
+    def mixed(
+        self, left: Sequence[int], decodes: int, scores: bool = False
+    ) -> Geometry:
         """Returns the open shape that wastes least, in padding and in further steps.
 
         Args:
           left: Tokens that each prompt has still to be fed, the first in line first.
           decodes: Sequences that decode beside them.
+          scores: Whether some of the prompts are judged.
         """
 
         def waste(g: Geometry) -> tuple[int, int]:
@@ -89,5 +107,6 @@ class Shapes:
             # Of equals the one that is done with the first prompts sooner.
             return g.tokens - fed + self._start * steps, -g.chunk_tokens
 
-        fitting = [g for g in self._open if g.chunks and g.decodes >= decodes]
+        forms = self._judging if scores else self._open
+        fitting = [g for g in forms if g.chunks and g.decodes >= decodes]
         return min(fitting, key=waste)

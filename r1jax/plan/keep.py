@@ -50,15 +50,15 @@ def keep(
     if setup.target.kernels:
         say("asking how weights are to lie")
         programs.lay_out(steps.first[-1])
-    every = (*steps.first, *steps.rest)
-    for number, g in enumerate(every, 1):
+    every = [(g, False) for g in (*steps.first, *steps.rest)]
+    every += [(g, True) for g in steps.judging]
+    for number, (g, scores) in enumerate(every, 1):
         say(
             f"keeping step {number} of {len(every)}: {g.decodes} decodes, "
             f"{g.chunks} chunks of {g.chunk_tokens}"
+            + (", judging prompts" if scores else "")
         )
-        programs.compile(g)
-    say("keeping the step that judges prompts, and the writing of rules")
-    programs.compile(steps.scoring, scores=True)
+        programs.compile(g, scores)
     programs.compile_rules()
     return _flags(setup, rows, chunk, pages)
 

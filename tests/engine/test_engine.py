@@ -15,7 +15,7 @@ from r1jax import cache, model, parameters, sharding
 from r1jax.config import ModelConfig
 from r1jax.engine import loop, simple
 from r1jax.engine.loop import Engine
-from r1jax.engine.runner import Runner
+from r1jax.engine.runner import Message, Runner
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.pallas.backend import REFERENCE
 from r1jax.target import CPU, PLAIN, Target
@@ -519,6 +519,21 @@ def test_a_crowd_with_rules_gets_the_tokens_of_the_plain_loop(
         assert engine.stats().preemptions > before.preemptions
 
 
+def test_the_bytes_of_a_step_say_all_that_another_process_must_know(
+    roomy, monkeypatch, params, ruled_answers
+):
+    run = roomy._runner.run
+    monkeypatch.setattr(
+        roomy._runner, "run", lambda step: run(Message.from_bytes(step.to_bytes()))
+    )
+    answers = [
+        submit(roomy, prompt, guide(), **asked, prompt_logprobs=1)[1]
+        for prompt, asked, guide in ruled(params)
+    ]
+    for answer, wanted in zip(answers, ruled_answers, strict=True):
+        assert answer.wait().tokens == wanted
+
+
 def test_logprobs_are_of_the_model_before_its_rules(roomy):
     length, asked = 20, dict(max_tokens=1, logprobs=3)
     free = ask(roomy, prompt_of(length), **asked).events[0]
@@ -546,6 +561,7 @@ def test_an_answer_that_cannot_go_on_ends_alone_and_says_why(roomy, raises):
 
 
 def test_binding_guides_alone_take_one_step_for_each_token(roomy):
+    ask(roomy, prompt_of(5), max_tokens=2)  # after which no other's step is left
     before = roomy.stats().steps
     ask(roomy, prompt_of(70), guide=Turns(64), max_tokens=10)
     assert roomy.stats().steps - before == 10

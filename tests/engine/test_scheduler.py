@@ -67,6 +67,7 @@ class Serving(RuleBasedStateMachine):
         self.opened |= {g for g in self.shapes.rest if opened.random() < 0.5}
         for geometry in sorted(self.opened, key=lambda g: opened.random()):
             self.shapes.open(geometry)
+        self.shapes.open(opened.choice(self.shapes.judging), scores=True)
         columns = segment * devices
         self.pages = [
             Pages(self.each + 1, page_size, devices, columns) for _ in range(shards)
@@ -136,7 +137,7 @@ class Serving(RuleBasedStateMachine):
 
     def check(self, plan):
         g = plan.geometry
-        assert g == self.shapes.scoring if plan.scores else g in self.opened
+        assert g in (self.shapes.judging if plan.scores else self.opened)
         assert len(plan.shares) == self.shards
         rows = [row for _, _, row in plan.placed()]
         fed = [row.sequence.id for row in rows]
@@ -323,21 +324,30 @@ def test_a_sequence_that_binds_sits_out_while_its_newest_token_is_unread():
     assert planned() == [0]
 
 
-def test_prompts_are_judged_in_the_one_shape_for_it():
+def test_prompts_are_judged_in_forms_that_are_open_for_it():
     shapes = Shapes(4, 128)
     for geometry in (*shapes.first, *shapes.rest):
         shapes.open(geometry)
-    scheduler = Scheduler([Pages(500, 1)], shapes, 4)
+    assert not shapes.scores
+    one, several, short = shapes.judging
+    assert [g[:3] for g in shapes.judging] == [(4, 1, 128), (4, 2, 64), (4, 1, 64)]
+    scheduler = Scheduler([Pages(900, 1)], shapes, 4)
     judged = SamplingParams(prompt_logprobs=1)
-    for i, sampling in enumerate([GREEDY, judged, GREEDY]):
-        scheduler.add(Sequence(i, [i] * 10, 10, sampling, 9))
-    plans = [scheduler.plan() for _ in range(4)]
-    fed = [[row.sequence.id for row in plan.shares[0].chunks] for plan in plans]
-    assert fed == [[0], [1], [2], []]
-    assert [plan.scores for plan in plans] == [True, True, False, False]
-    assert [plan.geometry == shapes.scoring for plan in plans] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+
+    def planned(*sampling):
+        for each in sampling:
+            scheduler.add(Sequence(each is judged, [1] * 10, 10, each, 1))
+        plan = scheduler.plan()
+        for _, _, row in plan.placed():
+            scheduler.remove(row.sequence)
+        return plan.geometry, plan.scores, len(plan.shares[0].chunks)
+
+    shapes.open(one, scores=True)
+    assert planned(judged) == (one, True, 1)
+    assert planned(GREEDY, judged) == (one, True, 1)
+    assert planned() == (one, True, 1)
+    shapes.open(several, scores=True)
+    shapes.open(short, scores=True)
+    assert planned(GREEDY, judged) == (several, True, 2)
+    assert planned(judged) == (short, True, 1)
+    assert planned(GREEDY, GREEDY) == (several, False, 2)
