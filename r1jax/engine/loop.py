@@ -227,9 +227,9 @@ class Engine:
     def stats(self) -> EngineStats:
         """Returns the counters as they stand."""
         with self._wake:
-            return EngineStats(
-                **{**vars(self._stats), "finished": dict(self._stats.finished)}
-            )
+            now = dict(vars(self._stats), finished=dict(self._stats.finished))
+            now["waiting"] += len(self._inbox)
+            return EngineStats(**now)
 
     def close(self) -> None:
         """Ends all requests with "abort" and stops the threads."""

@@ -26,7 +26,7 @@ def fetch(plan: Plan, outputs: Outputs) -> dict[str, np.ndarray]:
         {name: outputs[name] for name in names}
     )
     for _, place, row in rows if plan.scores else ():
-        if not row.decode and row.sequence.sampling.prompt_logprobs is not None:
+        if not row.decode and _unjudged(row.sequence):
             _judge(row, place, read)
     return read
 
@@ -69,6 +69,12 @@ def end_without_token(sequence: Sequence) -> Event | None:
     return None
 
 
+def _unjudged(sequence: Sequence) -> bool:
+    """Whether a prompt is to be judged, and its answer has not begun."""
+    begun = len(sequence.tokens) > sequence.prompt_length
+    return sequence.sampling.prompt_logprobs is not None and not begun
+
+
 def _judge(row: Row, place: int, read: Mapping[str, np.ndarray]) -> None:
     """Notes the log-probabilities of the prompt's tokens that follow a chunk's.
 
@@ -80,6 +86,8 @@ def _judge(row: Row, place: int, read: Mapping[str, np.ndarray]) -> None:
     sequence, most = row.sequence, row.sequence.sampling.prompt_logprobs
     if row.start == 0:
         sequence.judged = [(sequence.tokens[0], None, ())]
+    del sequence.judged[row.start + 1 :]  # fed again after its pages were lost
+    assert len(sequence.judged) == row.start + 1, "some of the prompt was not fed"
     known = min(row.start + row.count + 1, sequence.prompt_length)
     tokens = sequence.tokens[row.start + 1 : known]
     cut = slice(place, place + len(tokens))

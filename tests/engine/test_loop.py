@@ -417,6 +417,7 @@ def test_prompts_wait_for_the_step_that_judges_them_and_nobody_else_does(
     time.sleep(0.1)
     assert len(plans) - before <= 2  # the thread sleeps meanwhile
     assert first.events == []
+    assert engine.stats().waiting == 1
     compiled.set()
     assert first.wait().tokens == simple_answer([1, 2], 3)
     assert len(first.events[0].prompt) == 2
