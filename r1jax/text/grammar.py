@@ -19,6 +19,7 @@ import numpy as np
 
 from r1jax.errors import RequestError
 from r1jax.text.masks import TokenMasks
+from r1jax.text.schemas import closed
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -40,7 +41,8 @@ def json_schema(schema: Mapping[str, Any] | bool, lenient: bool = False) -> str:
     """Writes the grammar of JSON texts that fit a schema.
 
     Args:
-        schema: JSON Schema, draft 2020-12; `oneOf` is taken for `anyOf`.
+        schema: JSON Schema, draft 2020-12; `oneOf` is taken for `anyOf`, and objects
+            have the properties that are named (see `schemas.closed`).
         lenient: passes over keywords that cannot be enforced, which otherwise are
             errors.
     """
@@ -57,7 +59,7 @@ def json_rule(schema: Mapping[str, Any] | bool, lenient: bool = False) -> str:
     }
     whole = schema if isinstance(schema, Mapping) else {"allOf": [schema]}
     try:
-        text = json.dumps({**whole, "x-guidance": how})
+        text = json.dumps({**closed(whole), "x-guidance": how})
     except RecursionError:
         raise _unusable("the JSON schema", "it is nested too deeply") from None
     return f"%json {text}"
