@@ -28,6 +28,7 @@ _Result = TypeVar("_Result")
 _LOG = logging.getLogger(__name__)
 # Between the parts of a JSON text: at most one blank, or a line end and its indent.
 _WHITESPACE = r"[ \t]|\r?\n[ \t]{0,32}"
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 _EMPTY = "there is no text that fits it"
 _CACHED = 64  # compiled grammars that are kept
 MAX_SOURCE = 128 * 1024  # characters of one grammar
@@ -90,7 +91,7 @@ def lark(text: str) -> str:
     Raises:
         RequestError: it is in neither notation.
     """
-    if "::=" not in text:
+    if not _GBNF.search(text):
         return text
     try:
         return str(_library().grammar_from("gbnf", text))
@@ -257,6 +258,7 @@ def _on_deep_stack(work: Callable[[], _Result]) -> _Result:
 def _shortened(message: str) -> str:
     """Returns a message of the library on one line, without the source it repeats."""
     said = re.split(r"\n\s*\d+ \| |<non-verbose/>", message, maxsplit=1)[0]
+    said = re.sub(r"^at .*: failed to compile JSON schema: ", "", said)
     if "NoExtension" in said:
         return _EMPTY
     return " ".join(said.split())[:300] or "no reason was given"
