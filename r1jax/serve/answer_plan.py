@@ -94,10 +94,12 @@ class AnswerPlan:
         if self._tools is not None:
             parser = ToolCallParser(self._format, self._tools.parallel)
         guide = self._guide()
+        # What a form allows after an empty thought is the answer, even `<think>`.
+        bare = self._source is not None and not self._thinking
         builder = AnswerBuilder(
             self._llm.tokenizer,
             request.stop,
-            self._thinking,
+            None if bare else self._thinking,
             request.include_stop_str_in_output,
             sampling.min_tokens,
             parser,

@@ -223,12 +223,22 @@ class _Words:
         tokenizer, ends = masks.tokenizer, masks.ends
         self.tokens = [tokenizer.token_bytes(index) for index in range(masks.size)]
         named = {index for index in tokenizer.named_ids if index < masks.size}
-        self.special_token_ids = sorted(named | ends)
+        self._named = named | ends
+        self.special_token_ids = sorted(self._named)
         self.eos_token_id, self.bos_token_id = min(ends), tokenizer.bos_id
         self._encode = tokenizer.encode
 
     def __call__(self, data: bytes) -> list[int]:
-        return self._encode(data.decode())
+        """Returns the tokens of a text that is forced; a mark in it is spelled out."""
+        return [
+            part for index in self._encode(data.decode()) for part in self._spell(index)
+        ]
+
+    def _spell(self, index: int) -> list[int]:
+        if index not in self._named:
+            return [index]
+        letters = self.tokens[index].decode()
+        return [part for letter in letters for part in self._encode(letter)]
 
 
 def _library() -> Any:

@@ -188,6 +188,29 @@ def test_named_and_padding_tokens_never_come(grammars):
 
 
 @pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (grammar.choice(["<think>ok"]), "<think>ok"),
+        (grammar.json_schema({"const": "a</think><eos>"}), '"a</think><eos>"'),
+        (grammar.json_schema({"const": "🙂\u2028é\0"}), '"🙂\u2028é\\u0000"'),
+        (grammar.json_schema({"const": "<｜User｜>"}), '"<｜User｜>"'),
+    ],
+)
+def test_marks_in_a_text_that_is_forced_are_spelled_out(grammars, r1, source, text):
+    for model in (grammars, r1):
+        guide, rng, said = model.guide(source), np.random.default_rng(0), []
+        while True:
+            token = int(rng.choice(allowed(guide.mask(), model.masks.size)))
+            if token in model.masks.ends:
+                break
+            guide.advance(token)
+            said.append(token)
+        assert guide.failure is None
+        assert not model.masks.tokenizer.named_ids.intersection(said)
+        assert model.masks.tokenizer.decode(said) == text
+
+
+@pytest.mark.parametrize(
     ("source", "says"),
     [
         (grammar.json_schema({"type": "strnig"}), "strnig"),
