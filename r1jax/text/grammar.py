@@ -31,8 +31,8 @@ _WHITESPACE = r"[ \t]|\r?\n[ \t]{0,32}"
 _GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 _EMPTY = "there is no text that fits it"
 _CACHED = 64  # compiled grammars that are kept
-MAX_SOURCE = 128 * 1024  # characters of one grammar
-# A schema of that length can nest 8,000 references, each some 5 KB of the compiler's
+MAX_SOURCE = 256 * 1024  # characters of one grammar
+# A schema of that length can nest 16,000 deep, each level some 5 KB of the compiler's
 # stack; past its end the process would die.
 _STACK = 256 * 1024 * 1024
 _STACK_LOCK = threading.Lock()
