@@ -57,15 +57,8 @@ class AnswerPlan:
           ApiError: 400.
         """
         request = self._request
-        if self._thinking is None and request.budget is not None:
-            given = request.thinking_token_budget is not None
-            raise bad_request(
-                "the model does not think",
-                "so its thoughts cannot be limited",
-                "leave 'thinking_token_budget' and 'reasoning_effort' out",
-                "thinking_token_budget" if given else "reasoning_effort",
-                "unsupported_parameter",
-            )
+        if self._thinking is None:
+            self._check_thoughtless()
         if self._source is None:
             return
         check_sampling(sampling, self._param)
@@ -78,6 +71,21 @@ class AnswerPlan:
                 "unsupported_parameter",
             )
 
+    def _check_thoughtless(self) -> None:
+        limits = {
+            "thinking_token_budget": self._request.thinking_token_budget is not None,
+            "reasoning_effort": self._request.reasoning_effort not in (None, "none"),
+        }
+        for name, is_given in limits.items():
+            if is_given:
+                raise bad_request(
+                    f"'{name}' for a model that does not think",
+                    "it has no thoughts that could be longer or shorter",
+                    f"leave '{name}' out",
+                    name,
+                    "unsupported_parameter",
+                )
+
     def choice(self, prompt: Sequence[int], sampling: SamplingParams) -> Choice:
         """Makes one choice.
 
@@ -88,10 +96,12 @@ class AnswerPlan:
         if self._tools is not None:
             parser = ToolCallParser(self._format, self._tools.parallel)
         form = self._form()
+        # What a form allows after an empty thought is the answer, even `<think>`.
+        bare = self._source is not None and not self._thinking
         builder = AnswerBuilder(
             self._llm.tokenizer,
             request.stop,
-            self._thinking,
+            None if bare else self._thinking,
             request.include_stop_str_in_output,
             sampling.min_tokens,
             parser,

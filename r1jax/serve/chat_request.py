@@ -80,6 +80,7 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] = []
     tool_call_id: str | None = None
     prefix: bool = False
+    parsed: Any = None  # sent back by OpenAI's client: the content once more
 
     @property
     def thought(self) -> str | None:

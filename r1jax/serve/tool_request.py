@@ -14,12 +14,16 @@ _NAME = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
 
 
 class CalledFunction(BaseModel):
-    """A call's name and arguments, these as JSON text."""
+    """A call's name and arguments, these as JSON text.
+
+    OpenAI's client sends back what it parsed of them, too; it says nothing more.
+    """
 
     model_config = _STRICT
 
     name: str
     arguments: str
+    parsed_arguments: Any = Field(None, exclude=True)
 
 
 class ToolCall(BaseModel):

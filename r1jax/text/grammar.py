@@ -19,6 +19,7 @@ import numpy as np
 
 from r1jax.errors import RequestError
 from r1jax.text.masks import TokenMasks
+from r1jax.text.schemas import closed
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -27,10 +28,11 @@ _Result = TypeVar("_Result")
 _LOG = logging.getLogger(__name__)
 # Between the parts of a JSON text: at most one blank, or a line end and its indent.
 _WHITESPACE = r"[ \t]|\r?\n[ \t]{0,32}"
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 _EMPTY = "there is no text that fits it"
 _CACHED = 64  # compiled grammars that are kept
-MAX_SOURCE = 128 * 1024  # characters of one grammar
-# A schema of that length can nest 8,000 references, each some 5 KB of the compiler's
+MAX_SOURCE = 256 * 1024  # characters of one grammar
+# A schema of that length can nest 16,000 deep, each level some 5 KB of the compiler's
 # stack; past its end the process would die.
 _STACK = 256 * 1024 * 1024
 _STACK_LOCK = threading.Lock()
@@ -40,7 +42,8 @@ def json_schema(schema: Mapping[str, Any] | bool, lenient: bool = False) -> str:
     """Writes the grammar of JSON texts that fit a schema.
 
     Args:
-        schema: JSON Schema, draft 2020-12; `oneOf` is taken for `anyOf`.
+        schema: JSON Schema, draft 2020-12; `oneOf` is taken for `anyOf`, and objects
+            have the properties that are named (see `schemas.closed`).
         lenient: passes over keywords that cannot be enforced, which otherwise are
             errors.
     """
@@ -57,7 +60,7 @@ def json_rule(schema: Mapping[str, Any] | bool, lenient: bool = False) -> str:
     }
     whole = schema if isinstance(schema, Mapping) else {"allOf": [schema]}
     try:
-        text = json.dumps({**whole, "x-guidance": how})
+        text = json.dumps({**closed(whole), "x-guidance": how})
     except RecursionError:
         raise _unusable("the JSON schema", "it is nested too deeply") from None
     return f"%json {text}"
@@ -88,7 +91,7 @@ def lark(text: str) -> str:
     Raises:
         RequestError: it is in neither notation.
     """
-    if "::=" not in text:
+    if not _GBNF.search(text):
         return text
     try:
         return str(_library().grammar_from("gbnf", text))
@@ -220,12 +223,22 @@ class _Words:
         tokenizer, ends = masks.tokenizer, masks.ends
         self.tokens = [tokenizer.token_bytes(index) for index in range(masks.size)]
         named = {index for index in tokenizer.named_ids if index < masks.size}
-        self.special_token_ids = sorted(named | ends)
+        self._named = named | ends
+        self.special_token_ids = sorted(self._named)
         self.eos_token_id, self.bos_token_id = min(ends), tokenizer.bos_id
         self._encode = tokenizer.encode
 
     def __call__(self, data: bytes) -> list[int]:
-        return self._encode(data.decode())
+        """Returns the tokens of a text that is forced; a mark in it is spelled out."""
+        return [
+            part for index in self._encode(data.decode()) for part in self._spell(index)
+        ]
+
+    def _spell(self, index: int) -> list[int]:
+        if index not in self._named:
+            return [index]
+        letters = self.tokens[index].decode()
+        return [part for letter in letters for part in self._encode(letter)]
 
 
 def _library() -> Any:
@@ -255,6 +268,7 @@ def _on_deep_stack(work: Callable[[], _Result]) -> _Result:
 def _shortened(message: str) -> str:
     """Returns a message of the library on one line, without the source it repeats."""
     said = re.split(r"\n\s*\d+ \| |<non-verbose/>", message, maxsplit=1)[0]
+    said = re.sub(r"^at .*: failed to compile JSON schema: ", "", said)
     if "NoExtension" in said:
         return _EMPTY
     return " ".join(said.split())[:300] or "no reason was given"

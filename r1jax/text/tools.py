@@ -110,14 +110,18 @@ class Toolbox:
         more = _MOST_CALLS - 1 if self.parallel else 0
         again = f' ("\\n" call){{0,{more}}}' if more else ""
         end = again + " " + _terminals(form.calls_end, tokenizer)
-        rules = self._calls("call", form.head, form, tokenizer)
+        rules = [self._calls("call", form.head, form, tokenizer)]
+        for at, tool in enumerate(self.tools):
+            # What cannot be enforced is passed over, unless strictness was asked for.
+            arguments = json_rule(tool.schema(), lenient=not tool.strict)
+            rules.append(f"arguments_{at}: {arguments}")
         begin = _terminals(form.calls_begin, tokenizer)
         if self.required:
             return "\n".join([f"start: {begin} call{end}", *rules])
         if answer is not None:
             return "\n".join([f"start: {answer} | {begin} call{end}", *rules])
         opened = form.head.removeprefix(form.call_begin)
-        rules += self._calls("opened", opened, form, tokenizer)
+        rules.append(self._calls("opened", opened, form, tokenizer))
         starts = ["TEXT?"]
         for at, mark in enumerate(form.opens):
             first = "call" if mark == form.calls_begin else "opened"
@@ -130,18 +134,14 @@ class Toolbox:
 
     def _calls(
         self, rule: str, head: str, form: ToolFormat, tokenizer: Tokenizer
-    ) -> list[str]:
-        """Writes a rule for a call of any tool, and for each of them one."""
-        rules = [
-            f"{rule}: " + " | ".join(f"{rule}_{at}" for at in range(len(self.tools)))
-        ]
+    ) -> str:
+        """Writes the rule of a call of any of the tools."""
         after = _terminals(form.tail, tokenizer)
-        for at, tool in enumerate(self.tools):
-            before = _terminals(head + tool.name + form.middle, tokenizer)
-            # What cannot be enforced is passed over, unless strictness was asked for.
-            arguments = json_rule(tool.schema(), lenient=not tool.strict)
-            rules.append(f"{rule}_{at}: {before} {arguments} {after}")
-        return rules
+        calls = (
+            f"{_terminals(head + tool.name + form.middle, tokenizer)} arguments_{at}"
+            for at, tool in enumerate(self.tools)
+        )
+        return f"{rule}: ({' | '.join(calls)}) {after}"
 
 
 def _terminals(text: str, tokenizer: Tokenizer) -> str:

@@ -70,6 +70,15 @@ def test_other_forms(site, form, pattern):
     assert re.fullmatch(pattern, choice["message"]["content"])
 
 
+def test_a_tag_that_a_form_asks_for_is_part_of_the_answer(site):
+    form = {"structured_outputs": {"choice": ["<think>4"]}}
+    message = site.chat(**form, **OFF).json()["choices"][0]["message"]
+    assert message["content"] == "<think>4"
+    assert message["reasoning_content"] is None
+    message = site.chat(**form).json()["choices"][0]["message"]
+    assert message["content"] == "<think>4"
+
+
 def test_each_choice_follows_a_guide_of_its_own(site, llm):
     choices = site.chat(n=3, seed=1, structured_outputs={"choice": ["aa", "ab"]})
     for choice in choices.json()["choices"]:

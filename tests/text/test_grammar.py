@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 
 import jsonschema
@@ -75,6 +76,12 @@ SCHEMAS = {
         "minItems": 2,
     },
     "map": {"type": "object", "additionalProperties": {"type": "boolean"}},
+    "some properties": {
+        "type": "object",
+        "additionalProperties": {"const": 1},
+        "minProperties": 1,
+        "maxProperties": 3,
+    },
     "several types": {"type": ["boolean", "null", "array"], "items": {"enum": [1]}},
     "any of": {"anyOf": [_closed(a={"const": 1}), _closed(b={"const": 2})]},
     "apart": {"oneOf": [_closed(k={"const": "x"}), _closed(k={"const": "y"})]},
@@ -181,9 +188,34 @@ def test_named_and_padding_tokens_never_come(grammars):
 
 
 @pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (grammar.choice(["<think>ok"]), "<think>ok"),
+        (grammar.json_schema({"const": "a</think><eos>"}), '"a</think><eos>"'),
+        (grammar.json_schema({"const": "🙂\u2028é\0"}), '"🙂\u2028é\\u0000"'),
+        (grammar.json_schema({"const": "<｜User｜>"}), '"<｜User｜>"'),
+    ],
+)
+def test_marks_in_a_text_that_is_forced_are_spelled_out(grammars, r1, source, text):
+    for model in (grammars, r1):
+        guide, rng, said = model.guide(source), np.random.default_rng(0), []
+        while True:
+            token = int(rng.choice(allowed(guide.mask(), model.masks.size)))
+            if token in model.masks.ends:
+                break
+            guide.advance(token)
+            said.append(token)
+        assert guide.failure is None
+        assert not model.masks.tokenizer.named_ids.intersection(said)
+        assert model.masks.tokenizer.decode(said) == text
+
+
+@pytest.mark.parametrize(
     ("source", "says"),
     [
         (grammar.json_schema({"type": "strnig"}), "strnig"),
+        (grammar.json_schema({"not": {"type": "null"}}), 'Unimplemented keys: ["not"]'),
+        (grammar.json_schema({"type": "string", "pattern": r"(a)\1"}), "backreference"),
         (grammar.json_schema({"type": "object", "properties": 3}), "properties"),
         (grammar.json_schema({"$ref": "https://example.org/x"}), "example.org"),
         (grammar.json_schema({"$ref": "#/$defs/none"}), "none"),
@@ -191,7 +223,7 @@ def test_named_and_padding_tokens_never_come(grammars):
         (grammar.json_schema({"$ref": "#"}), "no text"),
         (grammar.regex("(["), "unclosed"),
         (grammar.lark("start: nowhere"), "nowhere"),
-        (grammar.choice(["x" * 200_000]), "200"),
+        (grammar.choice(["x" * 300_000]), "300"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_reason(grammars, source, says):
@@ -220,7 +252,7 @@ def _nested(depth):
 
 
 HOSTILE = {
-    "references, 3000 deep": lambda: _chain(3000, lambda next_: next_),
+    "references, 7000 deep": lambda: _chain(7000, lambda next_: next_),
     "references in objects": lambda: _chain(900, lambda n: {"properties": {"a": n}}),
     "choices of references": lambda: _chain(
         900, lambda n: {"anyOf": [n, {"items": n}]}
@@ -279,3 +311,26 @@ def test_a_mask_of_r1s_vocabulary_takes_little_time(r1):
         guide.advance(token)
     assert set(allowed(guide.mask(), masks.size)) == masks.ends
     assert sorted(took)[len(took) // 2] < 0.005
+
+
+def test_a_grammar_is_compiled_once(tiny):
+    grammars = Grammars(TokenMasks(tiny, PADDED, tiny.eos_ids))
+    hard = grammar.json_schema(HOSTILE["many patterns"]())
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        grammars.guide(hard)
+        took.append(time.perf_counter() - start)
+    assert took[1] < took[0] / 5
+
+
+def test_without_llguidance_it_says_what_to_install(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    grammars = Grammars(TokenMasks(tiny, PADDED, tiny.eos_ids))
+    with pytest.raises(RequestError, match="pip install"):
+        grammars.guide(grammar.choice(["a"]))
+
+
+def test_a_lark_grammar_may_hold_the_sign_of_another_notation():
+    source = 'start: "a ::= b"'
+    assert grammar.lark(source) == source
