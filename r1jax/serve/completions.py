@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from r1jax.answer import AnswerBuilder, Delta
+from r1jax.serve.completion_request import CompletionRequest
 from r1jax.serve.errors import bad_request
 from r1jax.serve.extras import extras
 from r1jax.serve.generation import Choice
 from r1jax.serve.job import Job, check_length, identity
 from r1jax.serve.logprobs import PlacedLogprob, completion_entries
-from r1jax.serve.protocol import CompletionRequest
 from r1jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from pydantic.json_schema import models_json_schema
 import r1jax
 from r1jax.serve import replies
 from r1jax.serve.chat_request import ChatRequest
+from r1jax.serve.completion_request import CompletionRequest
 from r1jax.serve.message_request import MessageInput, MessageRequest
-from r1jax.serve.protocol import HARMLESS, REFUSED, Body, CompletionRequest
+from r1jax.serve.protocol import HARMLESS, REFUSED, Body
 from r1jax.serve.response_request import ResponseRequest
 from r1jax.serve.tokens import DetokenizeRequest, TokenizeChat, TokenizeText
 
