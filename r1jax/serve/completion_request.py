@@ -11,11 +11,11 @@ from r1jax.serve.protocol import SamplingRequest
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _PROMPT = {
     "anyOf": [
-        {"type": "string", "minLength": 1},
+        {"type": "string"},
         _IDS,
         {
             "type": "array",
-            "items": {"anyOf": [{"type": "string", "minLength": 1}, _IDS]},
+            "items": {"anyOf": [{"type": "string"}, _IDS]},
             "minItems": 1,
         },
     ]

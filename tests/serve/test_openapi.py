@@ -11,6 +11,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from r1jax.serve import replies
 from r1jax.serve.openapi import document
 
 CHECKS = [
@@ -28,6 +29,7 @@ schema = schemathesis.openapi.from_dict(document(["/v1"], keyed=False))
 def some(count: int) -> hypothesis.settings:
     return hypothesis.settings(
         max_examples=count,
+        derandomize=True,
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate],
@@ -70,3 +72,13 @@ def test_a_body_may_be_null_where_it_may_be_left_out():
     assert body["required"] == ["prompt"]
     assert body["properties"]["suffix"]["enum"] == ["", None]
     assert body["additionalProperties"] is False
+
+
+def test_the_events_of_streams_are_as_described(door):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    asked = {"stream_options": options, "return_token_ids": True, "max_tokens": 40}
+    chat = {"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2}
+    events = door.events("/v1/chat/completions", **chat, **asked, logprobs=True)
+    assert [replies.ChatCompletionChunk.model_validate(event) for event in events]
+    events = door.events("/v1/completions", prompt="a", **asked, logprobs=2, echo=True)
+    assert [replies.TextCompletion.model_validate(event) for event in events]
