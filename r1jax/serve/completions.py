@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from r1jax.answer import AnswerBuilder, Delta
+from r1jax.serve.completion_request import CompletionRequest
 from r1jax.serve.errors import bad_request
 from r1jax.serve.extras import extras
 from r1jax.serve.generation import Choice
 from r1jax.serve.job import Job, check_length, identity
 from r1jax.serve.logprobs import PlacedLogprob, completion_entries
-from r1jax.serve.protocol import CompletionRequest
 from r1jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class Prompt:
     """A prompt: its ids, its text, and where in the text each token begins."""
 
     ids: list[int]
@@ -105,7 +105,7 @@ def _read(
     request: CompletionRequest,
     tokenizer: Tokenizer,
     limit: int,
-) -> _Prompt:
+) -> Prompt:
     """Gives a prompt's ids, and for an echo its text.
 
     Raises:
@@ -129,7 +129,7 @@ def _read(
     kept = request.truncated(ids, limit)
     check_length(len(kept) - (request.max_tokens == 0), limit, "prompt")
     if not request.echo:
-        return _Prompt(kept, "", [])
+        return Prompt(kept, "", [])
     if len(kept) < len(ids):
         hidden = 0 if request.truncation_side == "left" else hidden
     detokenizer = tokenizer.detokenizer(skips)
@@ -137,7 +137,7 @@ def _read(
     for position, token in enumerate(kept):
         offsets.append(len(text))
         text += "" if position < hidden else detokenizer.push(token)
-    return _Prompt(kept, text + detokenizer.flush(), offsets)
+    return Prompt(kept, text + detokenizer.flush(), offsets)
 
 
 class CompletionShape:
@@ -147,7 +147,7 @@ class CompletionShape:
         self,
         tokenizer: Tokenizer,
         model: str,
-        prompts: Sequence[_Prompt],
+        prompts: Sequence[Prompt],
         request: CompletionRequest,
     ) -> None:
         """Takes the prompt of each choice."""

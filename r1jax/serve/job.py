@@ -50,7 +50,7 @@ class Job:
 
     def usage(self) -> "Usage":
         """Starts to count."""
-        return Usage(self.prompt_tokens, len(self.choices) // self.prompts)
+        return Usage(self.prompt_tokens, max(len(self.choices) // self.prompts, 1))
 
 
 @dataclass

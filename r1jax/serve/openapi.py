@@ -10,8 +10,9 @@ from pydantic.json_schema import models_json_schema
 import r1jax
 from r1jax.serve import replies
 from r1jax.serve.chat_request import ChatRequest
+from r1jax.serve.completion_request import CompletionRequest
 from r1jax.serve.message_request import MessageInput, MessageRequest
-from r1jax.serve.protocol import HARMLESS, REFUSED, Body, CompletionRequest
+from r1jax.serve.protocol import HARMLESS, REFUSED, Body
 from r1jax.serve.response_request import ResponseRequest
 from r1jax.serve.tokens import DetokenizeRequest, TokenizeChat, TokenizeText
 
@@ -179,10 +180,8 @@ def _describe(operation: _Operation, refs: Refs) -> dict[str, Any]:
         good = answers["200"] = _answer("The answer.", refs[operation.reply])
         if operation.event is not None:
             good["description"] = "The answer, whole or (with 'stream') as events."
-            good["content"]["text/event-stream"] = {
-                "schema": {"type": "string"},
-                "x-event-schema": refs[operation.event],
-            }
+            event = _server_sent(refs[operation.event])
+            good["content"]["text/event-stream"] = {"schema": event}
     for status, text in _ERRORS.items():
         # Without a body to read little can be wrong.
         if operation.bodies or status in _BODILESS or operation.reply is None:
@@ -200,6 +199,13 @@ def _describe(operation: _Operation, refs: Refs) -> dict[str, Any]:
             for n in names
         ]
     return described
+
+
+def _server_sent(data: Schema) -> Schema:
+    """Describes one event of a stream; the last of OpenAI's is the text [DONE]."""
+    text = {"type": "string", "contentMediaType": "application/json"}
+    properties = {"event": {"type": "string"}, "data": text | {"contentSchema": data}}
+    return {"type": "object", "properties": properties, "required": ["data"]}
 
 
 def _answer(description: str, schema: Schema) -> dict[str, Any]:

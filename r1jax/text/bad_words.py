@@ -58,7 +58,16 @@ def token_index(tokenizer: Tokenizer) -> TokenIndex:
 
 
 class BadWords:
-    """Forbids strings; each answer is followed by a `BadWordsGuide` of its own."""
+    """Forbids strings; each answer is followed by a `BadWordsGuide` of its own.
+
+    A mask is uint32 [ceil(V / 32)]: bit i % 32 of word i // 32 allows token i.
+
+    Attributes:
+      index: Of the tokenizer.
+      always: The mask of what never completes a word by itself.
+      after: Token ids that are forbidden where the text ends in these bytes.
+      longest: The most bytes that matter of a text's end.
+    """
 
     def __init__(
         self, tokenizer: Tokenizer, words: Sequence[str], vocab_size: int
@@ -72,7 +81,6 @@ class BadWords:
           vocab_size: Number of ids the model has, which may be more than its tokens.
         """
         self.index = token_index(tokenizer)
-        self._vocab_size = vocab_size
         always: list[int] = []
         after: dict[bytes, list[np.ndarray]] = {}
         for word in {word.encode() for word in words}:
@@ -80,21 +88,26 @@ class BadWords:
             if word in self.index.names:
                 always.append(self.index.names[word])
             for cut in range(1, len(word)):
-                after.setdefault(word[:cut], []).append(self.index.starting(word[cut:]))
-        self.always = self._allow_all_but(always)
-        self.after = {
-            begun: self.always & self._allow_all_but(np.concatenate(ids))
-            for begun, ids in after.items()
-            if any(len(each) for each in ids)
-        }
+                ids = self.index.starting(word[cut:])
+                if len(ids):
+                    after.setdefault(word[:cut], []).append(ids)
+        self.after = {begun: np.concatenate(ids) for begun, ids in after.items()}
         self.longest = max(map(len, self.after), default=0)
+        allowed = np.zeros(-(-vocab_size // 32) * 32, bool)
+        allowed[:vocab_size] = True
+        allowed[always] = False
+        self.always = np.packbits(allowed, bitorder="little").view("<u4")
 
-    def _allow_all_but(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Packs a mask: bit i % 32 of word i // 32 allows token i."""
-        allowed = np.zeros(-(-self._vocab_size // 32) * 32, bool)
-        allowed[: self._vocab_size] = True
-        allowed[np.asarray(ids, int)] = False
-        return np.packbits(allowed, bitorder="little").view("<u4")
+    def mask(self, tail: bytes) -> np.ndarray:
+        """Returns the mask of what may follow a text that ends in `tail`."""
+        mask = self.always
+        for length in range(1, len(tail) + 1):
+            ids = self.after.get(tail[-length:])
+            if ids is not None:
+                mask = mask.copy() if mask is self.always else mask
+                bits = np.uint32(1) << (ids % 32).astype(np.uint32)
+                np.bitwise_and.at(mask, ids // 32, ~bits)
+        return mask
 
     def guide(self) -> "BadWordsGuide":
         """Begins to follow an answer."""
@@ -116,12 +129,7 @@ class BadWordsGuide:
 
     def mask(self) -> np.ndarray | None:
         """Returns the mask of the next token."""
-        mask, after = self._words.always, self._words.after
-        for length in range(1, len(self._tail) + 1):
-            forbidden = after.get(self._tail[-length:])
-            if forbidden is not None:
-                mask = mask & forbidden
-        return mask
+        return self._words.mask(self._tail)
 
     def advance(self, token: int) -> None:
         """Takes the answer's next token."""

@@ -160,6 +160,7 @@ def test_chat_names_the_parameter_at_fault(door, body, param):
         ({"allowed_token_ids": [-1]}, "allowed_token_ids[0]"),
         ({"bad_words": [""]}, "bad_words[0]"),
         ({"bad_words": "no"}, "bad_words"),
+        ({"bad_words": ["x" * 257]}, "bad_words[0]"),
         ({"min_tokens": 4, "max_tokens": 3}, "min_tokens"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"priority": 1.5}, "priority"),
