@@ -6,12 +6,12 @@ request its own. Other threads only append to two inboxes.
 """
 
 import atexit
+import dataclasses
 import random
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ _GLANCE_SECONDS = 0.5
 _VERDICT_SECONDS = 3  # a step fails a little before its cause, a lost host, is known
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _InFlight:
     plan: Plan
     outputs: dict[str, jax.Array]
@@ -190,8 +190,9 @@ class Engine:
     def stats(self) -> EngineStats:
         """Returns the counters as they stand."""
         with self._wake:
-            return EngineStats(
-                **{**vars(self._stats), "finished": dict(self._stats.finished)}
+            now = self._stats
+            return dataclasses.replace(
+                now, finished=dict(now.finished), step_tokens=dict(now.step_tokens)
             )
 
     def close(self) -> None:
@@ -221,6 +222,11 @@ class Engine:
     def wait_until_closed(self) -> None:
         """Waits until no more steps run; in others than process 0, until that ends."""
         self._threads[0].join()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the shapes that are only faster are compiled too."""
+        return not self._threads[1].is_alive()
 
     def wait_until_compiled(self) -> None:
         """Waits until the shapes that are only faster are compiled too."""
@@ -351,4 +357,9 @@ class Engine:
         stats.waiting = len(scheduler.waiting)
         stats.pages_used = scheduler.pages_used
         stats.preemptions = scheduler.preemptions
-        stats.steps += plan is not None
+        if plan is not None:
+            fed = sum(row.count for _, _, row in plan.placed())
+            size = 1 << (fed - 1).bit_length()
+            stats.step_tokens[size] = stats.step_tokens.get(size, 0) + 1
+            stats.fed_tokens += fed
+            stats.steps += 1

@@ -28,7 +28,8 @@ def result(
         pairs = zip(ids.tolist(), values.tolist(), strict=True)
         top = tuple(pairs)[: sampling.logprobs]
     finish = _finish(sequence, token, ends)
-    return Event(sequence.id, token, logprob, top, finish=finish)
+    queued = sequence.queued
+    return Event(sequence.id, token, logprob, top, queued_seconds=queued, finish=finish)
 
 
 def _finish(sequence: Sequence, token: int, ends: Collection[int]) -> str | None:

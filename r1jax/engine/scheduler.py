@@ -11,6 +11,7 @@ A step's tokens are read only after the next step has been planned, so a sequenc
 have one token that exists on the device alone (`pending`).
 """
 
+import time
 from bisect import insort
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
@@ -40,6 +41,8 @@ class Sequence:
       from_host: Tokens it was admitted with; later ones are read on the device.
       pending: 1 while its newest token is known to the device only.
       finished: True once its last event was sent.
+      arrived: When it came, by `time.monotonic`.
+      queued: Seconds until it was first admitted; None before.
     """
 
     id: int
@@ -55,6 +58,8 @@ class Sequence:
     from_host: int = 0
     pending: int = 0
     finished: bool = False
+    arrived: float = field(default_factory=time.monotonic)
+    queued: float | None = None
 
     @property
     def answered(self) -> int:
@@ -261,6 +266,8 @@ class Scheduler:
             sequence.slot, sequence.shard = shard.slots.pop(), number
             sequence.home = home
             sequence.computed, sequence.from_host = 0, known
+            if sequence.queued is None:
+                sequence.queued = time.monotonic() - sequence.arrived
             shard.running.append(sequence)
 
     def _preempt(self, shard: _Shard, sequence: Sequence) -> None:

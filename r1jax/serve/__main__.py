@@ -24,7 +24,7 @@ from r1jax.llm import LLM
 from r1jax.load import load
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.flags import parser
-from r1jax.serve.generation import Admission
+from r1jax.serve.generation import Admission, Limits
 from r1jax.serve.stream import write_json
 from r1jax.sharding import make_mesh
 
@@ -123,7 +123,7 @@ def _serve(
         names=args.served_model_name or [_name(args.source)],
         api_keys=args.api_key or [],
         max_body_bytes=args.max_body_bytes,
-        max_queued=args.max_num_queued_reqs,
+        limits=Limits(args.max_num_queued_reqs),
         keep_alive=args.sse_keep_alive_interval,
     )
     app = create_app(llm, options)

@@ -1,10 +1,9 @@
 """The routes: from an HTTP request to a job, and from its deltas to a response."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,22 +15,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import r1jax
-from r1jax.answer import Delta, join
 from r1jax.errors import RequestError, TextError
 from r1jax.serve import chat, completions
+from r1jax.serve.answering import stream, whole
 from r1jax.serve.body import read_json
 from r1jax.serve.errors import ApiError, bad_request, from_error
 from r1jax.serve.gate import Gate, error_response
-from r1jax.serve.generation import Admission, Generation
-from r1jax.serve.job import Job, Usage, check_model
+from r1jax.serve.generation import Admission, Limits
+from r1jax.serve.job import Job, check_model
 from r1jax.serve.metrics import Metrics
 from r1jax.serve.stream import (
-    DONE,
     ClientGone,
     EventStream,
     as_events,
     unless_gone,
-    write_event,
     write_json,
 )
 
@@ -51,22 +48,21 @@ class ServeOptions:
       names: Names the model is served under; answers carry the one asked for.
       api_keys: Keys of which a client must send one; none lets everyone in.
       max_body_bytes: The longest request body.
-      max_queued: Sequences that may wait for their first token before new requests
-        get status 503.
+      limits: How much may wait, and how long.
       keep_alive: Seconds of silence in a stream before a comment is sent; 0 for never.
     """
 
     names: Sequence[str]
     api_keys: Sequence[str] = ()
     max_body_bytes: int = 16 * 2**20
-    max_queued: int = 1024
+    limits: Limits = field(default_factory=Limits)
     keep_alive: float = 15.0
 
 
 def create_app(llm: "LLM", options: ServeOptions) -> Starlette:
     """Builds the application; its `state.admission` is for whoever shuts it down."""
     metrics = Metrics(llm.engine, options.names[0])
-    admission = Admission(llm.engine, metrics, options.max_queued)
+    admission = Admission(llm.engine, metrics, options.limits)
     handlers = _Handlers(llm, options, metrics, admission)
     app = Starlette(
         routes=handlers.routes(),
@@ -175,40 +171,12 @@ class _Handlers:
         job = await asyncio.to_thread(prepare, body, self._llm, model)
         generation = self._admission.admit(job.choices)
         if job.stream:
-            events = as_events(_stream(job, generation))
+            events = as_events(stream(job, generation))
             return EventStream(events, self._options.keep_alive, generation.close)
         try:
-            return _json(await unless_gone(_whole(job, generation), request.receive))
+            return _json(await unless_gone(whole(job, generation), request.receive))
         finally:
             generation.close()
-
-
-async def _whole(job: Job, generation: Generation) -> dict[str, Any]:
-    """Collects the deltas of every choice into one response."""
-    usage = Usage(job.prompt_tokens)
-    parts: list[list[Delta]] = [[] for _ in job.choices]
-    async for index, delta in generation.deltas():
-        usage.add(delta)
-        parts[index].append(delta)
-    return job.shape.whole([join(part) for part in parts]) | {"usage": usage.body()}
-
-
-async def _stream(job: Job, generation: Generation) -> AsyncGenerator[str]:
-    """Writes every delta as it comes; usage last, or with each chunk, where wanted."""
-    usage = Usage(job.prompt_tokens)
-    options = job.stream_options
-    counted = options is not None and options.include_usage
-    always = counted and options is not None and options.continuous_usage_stats
-    async with contextlib.aclosing(generation.deltas()) as deltas:
-        async for index, delta in deltas:
-            usage.add(delta)
-            for chunk in job.shape.chunks(index, delta):
-                if counted:
-                    chunk["usage"] = usage.body() if always else None
-                yield write_event(chunk)
-    if counted:
-        yield write_event(job.shape.usage_chunk() | {"usage": usage.body()})
-    yield DONE
 
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:

@@ -104,6 +104,8 @@ def _wants_thinking(request: ChatRequest) -> bool:
 class ChatShape:
     """Writes deltas as chat chunks, and whole answers as chat completions."""
 
+    steady = True
+
     def __init__(
         self, tokenizer: Tokenizer, model: str, thinking: bool | None, logprobs: bool
     ) -> None:

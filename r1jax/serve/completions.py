@@ -117,6 +117,8 @@ def _echo(prompt: str | list[int], tokenizer: Tokenizer) -> str:
 class CompletionShape:
     """Writes deltas as text chunks, and whole answers as text completions."""
 
+    steady = True
+
     def __init__(
         self, tokenizer: Tokenizer, model: str, echoes: Sequence[str], logprobs: bool
     ) -> None:
