@@ -48,6 +48,7 @@ TEST = [
     "pytest",
     "pytest-xdist",
     "safetensors",
+    "trustme",
 ]
 
 

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,7 +24,9 @@ from r1jax.serve.errors import ApiError, bad_request, from_error
 from r1jax.serve.gate import Gate, error_response
 from r1jax.serve.generation import Admission, Limits
 from r1jax.serve.job import Job, check_model
+from r1jax.serve.log import RequestRecord
 from r1jax.serve.metrics import Metrics
+from r1jax.serve.profiler import Profiler
 from r1jax.serve.stream import (
     ClientGone,
     EventStream,
@@ -41,6 +44,16 @@ _GONE = 499  # what nginx calls it; nobody reads the answer
 
 
 @dataclass(frozen=True)
+class Cors:
+    """What pages of other sites may do, in the words of the CORS headers."""
+
+    origins: Sequence[str]
+    methods: Sequence[str] = ("*",)
+    headers: Sequence[str] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True)
 class ServeOptions:
     """How the server behaves towards its clients.
 
@@ -50,6 +63,8 @@ class ServeOptions:
       max_body_bytes: The longest request body.
       limits: How much may wait, and how long.
       keep_alive: Seconds of silence in a stream before a comment is sent; 0 for never.
+      cors: What pages of other sites may do; None for nothing.
+      profiler_dir: Where traces of the device are written; None for nowhere.
     """
 
     names: Sequence[str]
@@ -57,6 +72,8 @@ class ServeOptions:
     max_body_bytes: int = 16 * 2**20
     limits: Limits = field(default_factory=Limits)
     keep_alive: float = 15.0
+    cors: Cors | None = None
+    profiler_dir: str | None = None
 
 
 def create_app(llm: "LLM", options: ServeOptions) -> Starlette:
@@ -66,7 +83,10 @@ def create_app(llm: "LLM", options: ServeOptions) -> Starlette:
     handlers = _Handlers(llm, options, metrics, admission)
     app = Starlette(
         routes=handlers.routes(),
-        middleware=[Middleware(Gate, api_keys=options.api_keys)],
+        middleware=[
+            *_cors(options.cors),
+            Middleware(Gate, metrics=metrics, api_keys=options.api_keys),
+        ],
         exception_handlers={
             ApiError: _answer_error,
             RequestError: _answer_error,
@@ -79,6 +99,22 @@ def create_app(llm: "LLM", options: ServeOptions) -> Starlette:
     app.router.redirect_slashes = False
     app.state.admission = admission
     return app
+
+
+def _cors(cors: Cors | None) -> list[Middleware]:
+    """Puts CORS outermost: a browser asks leave without a key."""
+    if cors is None:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=cors.origins,
+            allow_methods=cors.methods,
+            allow_headers=cors.headers,
+            allow_credentials=cors.credentials,
+            expose_headers=["x-request-id"],
+        )
+    ]
 
 
 class _Handlers:
@@ -105,6 +141,12 @@ class _Handlers:
             Route("/metrics", self.metrics),
             Route("/version", self.version),
         ]
+        if self._options.profiler_dir is not None:
+            profiler = Profiler(self._options.profiler_dir)
+            routes += [
+                Route("/start_profile", profiler.start, methods=POST),
+                Route("/stop_profile", profiler.stop, methods=POST),
+            ]
         for root in ("/v1", ""):
             routes += [
                 Route(f"{root}/models", self.models),
@@ -138,6 +180,8 @@ class _Handlers:
             return _json({"status": "stopping"}, 503)
         if self._admission.failure is not None:
             return _json({"status": "failed"}, 503)
+        if not self._llm.engine.compiled:
+            return _json({"status": "compiling"}, 503)
         return _json({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
@@ -162,14 +206,16 @@ class _Handlers:
         self, request: Request, prepare: _Prepare
     ) -> Response | EventStream:
         """Reads, understands, submits and answers one request, whole or streamed."""
+        record: RequestRecord = request.scope["record"]
         body = await read_json(request, self._options.max_body_bytes)
         model = body.get("model")
         if model is not None and not isinstance(model, str):
             raise bad_request("'model' is not a string", param="model")
-        model = check_model(model, self._options.names)
+        record.model = model = check_model(model, self._options.names)
         # Templates and tokenizers may take a while; the event loop must not wait.
         job = await asyncio.to_thread(prepare, body, self._llm, model)
         generation = self._admission.admit(job.choices)
+        record.generation = generation
         if job.stream:
             events = as_events(stream(job, generation))
             return EventStream(events, self._options.keep_alive, generation.close)
@@ -186,6 +232,7 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError | TextError)
     api_error = error if isinstance(error, ApiError) else from_error(error)
+    request.scope["record"].code = api_error.code
     return error_response(api_error)
 
 

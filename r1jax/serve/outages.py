@@ -3,18 +3,6 @@
 from r1jax.serve.errors import ApiError
 
 
-def loading() -> ApiError:
-    """Makes what a probe is told while steps are still compiled."""
-    return ApiError(
-        503,
-        "the server is not ready",
-        "steps are still compiled",
-        "try again later",
-        code="loading",
-        headers={"Retry-After": "5"},
-    )
-
-
 def stopping() -> ApiError:
     """Makes the error of a server that is about to stop."""
     return ApiError(
