@@ -271,7 +271,7 @@ def make_real(tokenizer, tiny, tiny_params) -> Iterator[Callable[..., LLM]]:
 
     def make(**options) -> LLM:
         limits = {"max_num_seqs": 2, "max_num_batched_tokens": 64, "page_size": 16}
-        limits |= {"num_pages": 20, **options}
+        limits |= {"num_pages": 17, **options}
         llm = LLM(
             "toy",
             tiny("qwen2"),
