@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -53,6 +54,7 @@ _LOAD_FLAGS = (
 )
 _IDLE_SECONDS = 30  # an idle connection is kept this long
 _SPARE_SECONDS = 2  # after requests were told to end, before connections are cut
+_GLANCE_SECONDS = 0.05
 _FAILED = 1  # the exit code of an engine that cannot go on: start it again
 _BAD_INPUT = 2  # of what the user can put right
 _SOME_REFUSED = 3  # of a batch that is done, with lines that could not be answered
@@ -180,7 +182,7 @@ def _serve(
         log_level=args.uvicorn_log_level,
         server_header=False,
         timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=args.shutdown_timeout + _SPARE_SECONDS,
+        timeout_graceful_shutdown=_SPARE_SECONDS,
         ws="none",
         **tls,
     )
@@ -224,10 +226,15 @@ class _Server(uvicorn.Server):
         sys.stdout.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops accepting; requests that outlast the patience are told to end."""
+        """Lets what runs finish, and tells what outlasts the patience to end.
+
+        Meanwhile newcomers are still told that the server stops.
+        """
         self._admission.draining = True
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._patience, self._admission.abort)
+        until = time.monotonic() + self._patience
+        while self._admission.busy and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_GLANCE_SECONDS)
+        self._admission.abort()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
@@ -236,7 +243,7 @@ class _Server(uvicorn.Server):
         Its requests have been told, and have a moment to tell their clients.
         """
         if self._admission.failure is not None:
-            self.config.timeout_graceful_shutdown = self._patience = _SPARE_SECONDS
+            self._patience = _SPARE_SECONDS
             return True
         return await super().on_tick(counter)
 

@@ -77,6 +77,11 @@ class Admission:
         """Counts the sequences that the engine still owes an end."""
         return self._mailbox.outstanding
 
+    @property
+    def busy(self) -> bool:
+        """Whether some request still waits for an end, or for its client."""
+        return bool(self._open)
+
     def admit(self, choices: Sequence[Choice]) -> "Generation":
         """Submits the choices of one request.
 
@@ -99,8 +104,10 @@ class Admission:
 
     def abort(self) -> None:
         """Ends every request that still runs; their clients are told why."""
+        reason = self.failure
+        error = outages.stopping() if reason is None else outages.failed(reason)
         for generation in list(self._open):
-            generation.end(outages.stopping())
+            generation.end(error)
 
     def _check_room(self) -> None:
         most, most_tokens = self.limits.max_queued, self.limits.max_queued_tokens

@@ -10,7 +10,7 @@ import r1jax
 from r1jax.errors import CheckpointError
 from serve.fuzz import post
 
-TOKENS = 24
+TOKENS = 12
 TOPICS = ("rain", "iron", "Paris", "bread", "the moon", "music", "whales", "glass")
 
 
