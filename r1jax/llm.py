@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
+from tqdm import tqdm
 
 from r1jax import cache, model, parameters, quant, sharding
 from r1jax.answer import AnswerBuilder, Delta, join
@@ -165,13 +166,15 @@ class LLM:
         prompts: str | Sequence[int] | Sequence[str | Sequence[int]],
         sampling: SamplingParams | None = None,
         stop: Sequence[str] = (),
+        progress: bool = False,
     ) -> list[Delta]:
-        """Continues prompts (text or token ids), all at once.
+        """Continues prompts (text or token ids), all at once, thousands if need be.
 
         Args:
           prompts: One or several.
           sampling: How to choose tokens; the checkpoint's default if left out.
           stop: Strings that end an answer.
+          progress: Shows a bar on standard error.
 
         Returns:
           For each prompt its answer: `content`, `token_ids`, `finish`, `logprobs`.
@@ -183,7 +186,8 @@ class LLM:
         running = [
             self._start(self._ids(prompt), sampling, stop, None) for prompt in several
         ]
-        return [join(answer) for answer in running]
+        bar = tqdm(running, unit="prompt", disable=not progress)
+        return [join(answer) for answer in bar]
 
     def chat(
         self, messages: Sequence[Message], sampling: SamplingParams | None = None

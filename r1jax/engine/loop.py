@@ -7,12 +7,12 @@ right decides what comes next. Other threads only append to two inboxes.
 """
 
 import atexit
+import dataclasses
 import random
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -51,7 +51,7 @@ _GLANCE_SECONDS = 0.5
 _VERDICT_SECONDS = 3  # a step fails a little before its cause, a lost host, is known
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _InFlight:
     plan: Plan
     outputs: Outputs
@@ -227,9 +227,13 @@ class Engine:
     def stats(self) -> EngineStats:
         """Returns the counters as they stand."""
         with self._wake:
-            now = dict(vars(self._stats), finished=dict(self._stats.finished))
-            now["waiting"] += len(self._inbox)
-            return EngineStats(**now)
+            now = self._stats
+            return dataclasses.replace(
+                now,
+                waiting=now.waiting + len(self._inbox),
+                finished=dict(now.finished),
+                step_tokens=dict(now.step_tokens),
+            )
 
     def close(self) -> None:
         """Ends all requests with "abort" and stops the threads."""
@@ -258,6 +262,11 @@ class Engine:
     def wait_until_closed(self) -> None:
         """Waits until no more steps run; in others than process 0, until that ends."""
         self._threads[0].join()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the shapes that are only faster are compiled too."""
+        return not self._threads[1].is_alive()
 
     def wait_until_compiled(self) -> None:
         """Waits until the shapes that are only faster are compiled too."""
@@ -327,7 +336,8 @@ class Engine:
             if self._drafter and flying is not None:
                 self._emit(flying)
                 flying = None
-            self._stats.steps += plan is not None
+            if plan is not None:
+                self._count(plan)
             self._note()
         if self.failure:
             return
@@ -419,6 +429,13 @@ class Engine:
         finished[str(event.finish)] = finished.get(str(event.finish), 0) + 1
         self._note()  # whoever hears the last event finds nothing running
         on_event(event)
+
+    def _count(self, plan: Plan) -> None:
+        fed, stats = sum(row.count for _, _, row in plan.placed()), self._stats
+        size = 1 << (fed - 1).bit_length()
+        stats.step_tokens[size] = stats.step_tokens.get(size, 0) + 1
+        stats.fed_tokens += fed
+        stats.steps += 1
 
     def _note(self) -> None:
         stats, scheduler = self._stats, self._scheduler

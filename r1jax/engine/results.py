@@ -54,7 +54,16 @@ def result(
     first = len(sequence.tokens) == sequence.prompt_length + 1
     cached = sequence.cached or 0 if first else 0
     prompt, sequence.judged = tuple(sequence.judged), []
-    return Event(sequence.id, token, logprob, top, cached, prompt, finish=finish)
+    return Event(
+        sequence.id,
+        token,
+        logprob,
+        top,
+        cached_tokens=cached,
+        queued_seconds=sequence.queued,
+        prompt=prompt,
+        finish=finish,
+    )
 
 
 def end_without_token(sequence: Sequence) -> Event | None:

@@ -17,6 +17,7 @@ A step's tokens are read only after the next step has been planned, so a sequenc
 have one token that exists on the device alone (`pending`).
 """
 
+import time
 from bisect import insort
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
@@ -59,6 +60,8 @@ class Sequence:
       found: Tokens that were in the cache when it was last admitted.
       cached: The same of its first admission; None before that.
       awaits: The page that it waits for another to fill, if that is still being filled.
+      arrived: When it came, by `time.monotonic`.
+      queued: Seconds until it was first admitted; None before.
     """
 
     id: int
@@ -84,6 +87,8 @@ class Sequence:
     found: int = 0
     cached: int | None = None
     awaits: bytes = b""
+    arrived: float = field(default_factory=time.monotonic)
+    queued: float | None = None
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -409,6 +414,7 @@ class Scheduler:
             if self._shards[number].admit(sequence, names[:found], home):
                 if sequence.cached is None:
                     sequence.cached = sequence.found
+                    sequence.queued = time.monotonic() - sequence.arrived
                     self.prefix_hits += sequence.found
                     if self._reads(sequence):
                         self.prefix_queries += sequence.prompt_length

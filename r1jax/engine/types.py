@@ -168,6 +168,7 @@ class Event:
       logprob: The token's log-probability, where asked for.
       top_logprobs: (id, log-probability) of the likeliest tokens, likeliest first.
       cached_tokens: Prompt tokens that were found in the cache; on the first event.
+      queued_seconds: How long the request waited until a step fed it.
       prompt: (token, log-probability, likeliest ones) of each of the prompt's tokens
         where `prompt_logprobs` asks for them; on the first event. The first token has
         no log-probability.
@@ -181,6 +182,7 @@ class Event:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     cached_tokens: int = 0
+    queued_seconds: float | None = None
     prompt: tuple[PromptLogprob, ...] = ()
     finish: str | None = None
     error: str | None = None
@@ -249,7 +251,9 @@ class EngineStats:
 
     `prefix_queries` counts prompt tokens that were looked for in the cache, and
     `prefix_hits` those that were found; `drafted` counts tokens that were guessed
-    ahead, in so many `drafts`, and `accepted` those that were right.
+    ahead, in so many `drafts`, and `accepted` those that were right. `fed_tokens`
+    counts the tokens of all steps, and `step_tokens` the steps by their tokens,
+    rounded up to a power of two.
     """
 
     running: int = 0
@@ -265,6 +269,8 @@ class EngineStats:
     drafted: int = 0
     accepted: int = 0
     steps: int = 0
+    fed_tokens: int = 0
+    step_tokens: dict[int, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
 
 

@@ -3,12 +3,14 @@
 import argparse
 import asyncio
 import dataclasses
+import functools
 import ipaddress
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -16,17 +18,22 @@ from typing import Any
 
 import jax
 import uvicorn
+from starlette.applications import Starlette
 
 from r1jax import hosts
 from r1jax.engine.programs import keep_compiled
 from r1jax.errors import ConfigError, R1jaxError
 from r1jax.llm import LLM
 from r1jax.load import load
+from r1jax.serve import batch, log
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.flags import parser
 from r1jax.serve.generation import Admission
+from r1jax.serve.settings import options_of
 from r1jax.serve.speculation import read_speculation
 from r1jax.serve.stream import write_json
+from r1jax.serve.tls import tls_options
+from r1jax.serve.watchdog import Watchdog
 from r1jax.sharding import make_mesh
 
 _LOAD_FLAGS = (
@@ -49,14 +56,17 @@ _LOAD_FLAGS = (
 )
 _IDLE_SECONDS = 30  # an idle connection is kept this long
 _SPARE_SECONDS = 2  # after requests were told to end, before connections are cut
+_GLANCE_SECONDS = 0.05
 _FAILED = 1  # the exit code of an engine that cannot go on: start it again
 _BAD_INPUT = 2  # of what the user can put right
+_SOME_REFUSED = 3  # of a batch that is done, with lines that could not be answered
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Loads a model and serves it until told to stop; gives the exit code."""
     try:
         args = parser().parse_args(arguments)
+        log.set_up(args.log_level, args.log_format)
         cluster = hosts.detect(args.coordinator, args.num_processes, args.process_id)
         if cluster is None:
             return _lead(args, None)
@@ -78,14 +88,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _lead(args: argparse.Namespace, others: hosts.Hosts | None) -> int:
-    """Serves, and plans the steps of all processes."""
+    """Serves, or answers a batch, and plans the steps of all processes."""
+    if args.batch or args.output:
+        return _answer_batch(args, others)
+    tls, options = tls_options(args), options_of(args)
     with _bind(args.host, args.port) as listener:
         llm = _load(args, others)
         _ = llm.tokenizer  # what has none cannot be served
+        app = create_app(llm, options)
+        admission: Admission = app.state.admission
+        watchdog = None
+        if args.step_timeout:
+            owed = functools.partial(getattr, admission, "outstanding")
+            watchdog = Watchdog(llm.engine, owed, args.step_timeout)
         try:
-            return _serve(llm, args, listener, others)
+            return _serve(llm, args, app, options, tls, listener, others)
         finally:
+            if watchdog and watchdog.barked:
+                watchdog.leave()  # a stuck engine cannot be closed
             llm.close()
+            if watchdog:
+                watchdog.stop()
+
+
+def _answer_batch(args: argparse.Namespace, others: hosts.Hosts | None) -> int:
+    """Answers a file of requests."""
+    if not (args.batch and args.output):
+        raise ConfigError(
+            "--batch and --output go together",
+            "a batch is read from one file, and answered in another",
+            "name both",
+        )
+    source, output = Path(args.batch), Path(args.output)
+    batch.count_lines(source)  # before a model is loaded
+    if output.exists() and output.samefile(source):
+        raise ConfigError(
+            f"{output} is the batch itself", "answers would be added", "name another"
+        )
+    batch.mend(output)
+    names = options_of(args).names
+    llm = _load(args, others)
+    try:
+        tally = batch.run_batch(llm, names, source, output)
+    finally:
+        llm.close()
+    sys.stderr.write(
+        f"r1jax: {tally.answered} answered, {tally.refused} refused, "
+        f"{tally.skipped} answered before\n"
+    )
+    if tally.failure is not None:
+        sys.stderr.write(f"r1jax: the batch breaks off: {tally.failure}\n")
+        return _FAILED
+    return _SOME_REFUSED if tally.refused else 0
 
 
 def _follow(args: argparse.Namespace, others: hosts.Hosts) -> int:
@@ -120,27 +174,25 @@ def _load(args: argparse.Namespace, others: hosts.Hosts | None) -> LLM:
 def _serve(
     llm: LLM,
     args: argparse.Namespace,
+    app: Starlette,
+    options: ServeOptions,
+    tls: dict[str, Any],
     listener: socket.socket,
     others: hosts.Hosts | None,
 ) -> int:
-    options = ServeOptions(
-        names=args.served_model_name or [_name(args.source)],
-        api_keys=args.api_key or [],
-        max_body_bytes=args.max_body_bytes,
-        max_queued=args.max_num_queued_reqs,
-        keep_alive=args.sse_keep_alive_interval,
-    )
-    app = create_app(llm, options)
     config = uvicorn.Config(
         app,
         log_config=None,  # uvicorn's own would close handlers of other libraries
         log_level=args.uvicorn_log_level,
         server_header=False,
         timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=args.shutdown_timeout + _SPARE_SECONDS,
+        timeout_graceful_shutdown=_SPARE_SECONDS,
         ws="none",
+        **tls,
     )
-    greeting = describe(llm, options) + invite(options, listener.getsockname())
+    greeting = describe(llm, options) + invite(
+        options, listener.getsockname(), "https" if tls else "http"
+    )
     server = _Server(config, app.state.admission, args.shutdown_timeout, greeting)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn hands signals back when it is done; that is not to kill us.
@@ -178,10 +230,15 @@ class _Server(uvicorn.Server):
         sys.stdout.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops accepting; requests that outlast the patience are told to end."""
+        """Lets what runs finish, and tells what outlasts the patience to end.
+
+        Meanwhile newcomers are still told that the server stops.
+        """
         self._admission.draining = True
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._patience, self._admission.abort)
+        until = time.monotonic() + self._patience
+        while self._admission.busy and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_GLANCE_SECONDS)
+        self._admission.abort()
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
@@ -190,7 +247,7 @@ class _Server(uvicorn.Server):
         Its requests have been told, and have a moment to tell their clients.
         """
         if self._admission.failure is not None:
-            self.config.timeout_graceful_shutdown = self._patience = _SPARE_SECONDS
+            self._patience = _SPARE_SECONDS
             return True
         return await super().on_tick(counter)
 
@@ -228,12 +285,12 @@ def _dtype(llm: LLM) -> str:
     return ", ".join([llm.dtype, *names])
 
 
-def invite(options: ServeOptions, address: Sequence[Any]) -> str:
+def invite(options: ServeOptions, address: Sequence[Any], scheme: str) -> str:
     """Says where the server listens, with a command to try."""
     host, port = str(address[0]), address[1]
     near = "127.0.0.1" if ipaddress.ip_address(host).is_unspecified else host
     bracket = "[{}]" if ":" in near else "{}"
-    url = f"http://{bracket.format(near)}:{port}/v1"
+    url = f"{scheme}://{bracket.format(near)}:{port}/v1"
     key = ' -H "Authorization: Bearer $API_KEY"' if options.api_keys else ""
     message = {"role": "user", "content": "What is 1+1?"}
     body = write_json({"model": options.names[0], "messages": [message]})
@@ -242,14 +299,6 @@ def invite(options: ServeOptions, address: Sequence[Any]) -> str:
         f"{'listening':<12}{url}\n\ntry:  curl {url}/chat/completions{key} "
         f"-H 'Content-Type: application/json' -d '{body}'\n"
     )
-
-
-def _name(source: str | None) -> str:
-    """Names the model after its file or directory, or as it was asked for."""
-    if source is None:
-        return "r1jax"
-    path = Path(source)
-    return path.resolve().name.removesuffix(".gguf") if path.exists() else source
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,39 +1,39 @@
 """The routes: from an HTTP request to a job, and from its deltas to a response."""
 
 import asyncio
-import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 import r1jax
-from r1jax.answer import Delta, join
 from r1jax.errors import RequestError, TextError
 from r1jax.serve import chat, completions, messages, openapi, responses, tokens, typed
+from r1jax.serve.answering import stream, whole
 from r1jax.serve.body import read_json
 from r1jax.serve.errors import ApiError, bad_request, from_error
 from r1jax.serve.gate import Gate, error_response
-from r1jax.serve.generation import Admission, Generation
+from r1jax.serve.generation import Admission, Choice, Generation, Limits
 from r1jax.serve.job import Job, check_model
+from r1jax.serve.log import RequestRecord
 from r1jax.serve.metrics import Metrics
+from r1jax.serve.profiler import Profiler
 from r1jax.serve.response_store import ResponseStore
 from r1jax.serve.stream import (
-    DONE,
     ClientGone,
     EventStream,
     as_events,
     unless_gone,
-    write_event,
     write_json,
 )
 from r1jax.serve.typed import TypedJob
@@ -51,6 +51,16 @@ _GONE = 499  # what nginx calls it; nobody reads the answer
 
 
 @dataclass(frozen=True)
+class Cors:
+    """What pages of other sites may do, in the words of the CORS headers."""
+
+    origins: Sequence[str]
+    methods: Sequence[str] = ("*",)
+    headers: Sequence[str] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True)
 class ServeOptions:
     """How the server behaves towards its clients.
 
@@ -58,26 +68,32 @@ class ServeOptions:
       names: Names the model is served under; answers carry the one asked for.
       api_keys: Keys of which a client must send one; none lets everyone in.
       max_body_bytes: The longest request body.
-      max_queued: Sequences that may wait for their first token before new requests
-        get status 503.
+      limits: How much may wait, and how long.
       keep_alive: Seconds of silence in a stream before a comment is sent; 0 for never.
+      cors: What pages of other sites may do; None for nothing.
+      profiler_dir: Where traces of the device are written; None for nowhere.
     """
 
     names: Sequence[str]
     api_keys: Sequence[str] = ()
     max_body_bytes: int = 16 * 2**20
-    max_queued: int = 1024
+    limits: Limits = field(default_factory=Limits)
     keep_alive: float = 15.0
+    cors: Cors | None = None
+    profiler_dir: str | None = None
 
 
 def create_app(llm: "LLM", options: ServeOptions) -> Starlette:
     """Builds the application; its `state.admission` is for whoever shuts it down."""
     metrics = Metrics(llm.engine, options.names[0])
-    admission = Admission(llm.engine, metrics, options.max_queued)
+    admission = Admission(llm.engine, metrics, options.limits)
     handlers = _Handlers(llm, options, metrics, admission)
     app = Starlette(
         routes=handlers.routes(),
-        middleware=[Middleware(Gate, api_keys=options.api_keys)],
+        middleware=[
+            *_cors(options.cors),
+            Middleware(Gate, metrics=metrics, api_keys=options.api_keys),
+        ],
         exception_handlers={
             ApiError: _answer_error,
             RequestError: _answer_error,
@@ -90,6 +106,22 @@ def create_app(llm: "LLM", options: ServeOptions) -> Starlette:
     app.router.redirect_slashes = False
     app.state.admission = admission
     return app
+
+
+def _cors(cors: Cors | None) -> list[Middleware]:
+    """Puts CORS outermost: a browser asks leave without a key."""
+    if cors is None:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=cors.origins,
+            allow_methods=cors.methods,
+            allow_headers=cors.headers,
+            allow_credentials=cors.credentials,
+            expose_headers=["x-request-id"],
+        )
+    ]
 
 
 class _Handlers:
@@ -118,6 +150,12 @@ class _Handlers:
             Route("/version", self.version),
             Route("/openapi.json", self.openapi),
         ]
+        if self._options.profiler_dir is not None:
+            profiler = Profiler(self._options.profiler_dir)
+            routes += [
+                Route("/start_profile", profiler.start, methods=POST),
+                Route("/stop_profile", profiler.stop, methods=POST),
+            ]
         for root in _ROOTS:
             routes += [
                 Route(f"{root}/models", self.models),
@@ -196,6 +234,8 @@ class _Handlers:
             return _json({"status": "stopping"}, 503)
         if self._admission.failure is not None:
             return _json({"status": "failed"}, 503)
+        if not self._llm.engine.compiled:
+            return _json({"status": "compiling"}, 503)
         return _json({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
@@ -226,7 +266,10 @@ class _Handlers:
         model = body.get("model")
         if model is not None and not isinstance(model, str):
             raise bad_request("'model' is not a string", param="model")
-        return body, self._llm, check_model(model, self._options.names)
+        model = check_model(model, self._options.names)
+        record: RequestRecord = request.scope["record"]
+        record.model = model
+        return body, self._llm, model
 
     async def _work(self, request: Request, work: _Work) -> Response:
         """Answers what needs no generation."""
@@ -238,22 +281,28 @@ class _Handlers:
         """Reads, understands, submits and answers one request, whole or streamed."""
         # Templates and tokenizers may take a while; the event loop must not wait.
         job = await asyncio.to_thread(prepare, *await self._read(request))
-        generation = self._admission.admit(job.choices)
+        generation = self._admit(request, job.choices)
         if job.stream:
-            events = as_events(_stream(job, generation))
+            events = as_events(stream(job, generation))
             return EventStream(events, self._options.keep_alive, generation.close)
-        return await self._finish(request, _whole(job, generation), generation)
+        return await self._finish(request, whole(job, generation), generation)
 
     async def _answer_typed(
         self, request: Request, prepare: _PrepareTyped
     ) -> Response | EventStream:
         """Does the same for answers whose streams are typed events."""
         job = await asyncio.to_thread(prepare, *await self._read(request))
-        generation = self._admission.admit([job.choice])
+        generation = self._admit(request, [job.choice])
         if job.stream:
             events = typed.stream(job, generation)
             return EventStream(events, self._options.keep_alive, generation.close)
         return await self._finish(request, typed.whole(job, generation), generation)
+
+    def _admit(self, request: Request, choices: Sequence[Choice]) -> Generation:
+        generation = self._admission.admit(choices)
+        record: RequestRecord = request.scope["record"]
+        record.generation = generation
+        return generation
 
     async def _finish(
         self,
@@ -268,41 +317,6 @@ class _Handlers:
             generation.close()
 
 
-async def _whole(job: Job, generation: Generation) -> dict[str, Any]:
-    """Collects the deltas of every choice into one response."""
-    usage = job.usage()
-    parts: list[list[Delta]] = [[] for _ in job.choices]
-    async for index, delta in generation.deltas():
-        usage.add(delta, index)
-        parts[index].append(delta)
-    answers = [join(part) for part in parts]
-    body = job.shape.whole(answers) | {"usage": usage.body()}
-    if job.extras is not None:
-        job.extras.whole(body, answers)
-    return body
-
-
-async def _stream(job: Job, generation: Generation) -> AsyncGenerator[str]:
-    """Writes every delta as it comes; usage last, or with each chunk, where wanted."""
-    usage = job.usage()
-    options = job.stream_options
-    counted = options is not None and options.include_usage
-    always = counted and options is not None and options.continuous_usage_stats
-    async with contextlib.aclosing(generation.deltas()) as deltas:
-        async for index, delta in deltas:
-            usage.add(delta, index)
-            chunks = job.shape.chunks(index, delta)
-            if job.extras is not None:
-                job.extras.stream(chunks, index, delta)
-            for chunk in chunks:
-                if counted:
-                    chunk["usage"] = usage.body() if always else None
-                yield write_event(chunk)
-    if counted:
-        yield write_event(job.shape.usage_chunk() | {"usage": usage.body()})
-    yield DONE
-
-
 def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(write_json(value), status, media_type="application/json")
 
@@ -310,6 +324,7 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError | TextError)
     api_error = error if isinstance(error, ApiError) else from_error(error)
+    request.scope["record"].code = api_error.code
     return error_response(api_error, request.url.path)
 
 

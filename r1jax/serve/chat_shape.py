@@ -37,6 +37,11 @@ class ThoughtView:
         self._inside: set[int] = set()
 
     @property
+    def is_steady(self) -> bool:
+        """Whether a piece is shown as it is, whatever came before."""
+        return self._separate and self._stream
+
+    @property
     def is_apart(self) -> bool:
         """Whether thoughts have fields of their own."""
         return self.include and self._separate
@@ -85,6 +90,7 @@ class ChatShape:
             request.separate_reasoning,
             request.stream_reasoning,
         )
+        self.steady = self._view.is_steady
         self._tokenizer = tokenizer
         self._thinking = thinking
         self._logprobs = request.logprobs

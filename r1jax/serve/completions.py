@@ -143,6 +143,8 @@ def _read(
 class CompletionShape:
     """Writes deltas as text chunks, and whole answers as text completions."""
 
+    steady = True
+
     def __init__(
         self,
         tokenizer: Tokenizer,

@@ -81,9 +81,12 @@ def from_error(error: R1jaxError) -> ApiError:
     return bad_request(error.what, error.why, error.fix)
 
 
-def unexpected(error: Exception) -> ApiError:
+def unexpected(error: Exception, request_id: str = "") -> ApiError:
     """Logs an error of our own making, and makes what its client is told."""
-    _LOG.error("a request failed unexpectedly", exc_info=error)
+    fields = {"request_id": request_id} if request_id else {}
+    _LOG.error(
+        "a request failed unexpectedly", exc_info=error, extra={"fields": fields}
+    )
     return ApiError(
         500,
         "the server failed at this request",

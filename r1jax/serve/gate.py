@@ -1,9 +1,10 @@
-"""The outermost layer of the application: request ids, keys, and what nobody caught."""
+"""The outermost layer: request ids, keys, the log, and errors that nobody caught."""
 
 import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,10 +12,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r1jax.serve.errors import ApiError, anthropic_body, unexpected
+from r1jax.serve.log import RequestRecord, log_request
+from r1jax.serve.metrics import Metrics
 from r1jax.serve.stream import write_json
 
 OPEN_PATHS = frozenset({"/health", "/ping"})  # for probes, which carry no key
 MESSAGES = re.compile(r"(^|/)messages(/count_tokens)?$")  # Anthropic's paths
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_GONE = 499  # nginx's number of a request whose client left before its answer
 _PLAIN_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -30,11 +35,17 @@ def error_response(error: ApiError, path: str) -> Response:
 
 
 class Gate:
-    """Gives each request an id, asks for a key, and answers for unexpected errors."""
+    """Gives each request an id, asks for a key, and answers for unexpected errors.
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str] = ()) -> None:
+    When a request has been answered it is counted and logged, unless a probe sent it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, api_keys: Sequence[str] = ()
+    ) -> None:
         """Guards `app`; without keys everyone may pass."""
         self._app = app
+        self._metrics = metrics
         self._digests = [_digest(key.encode()) for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,28 +53,38 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        start = time.monotonic()
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
-        started = False
+        record = RequestRecord(request_id, scope["method"], scope["path"])
+        scope["record"] = record
+        status = 0
 
         async def send_named(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:
             if scope["path"] not in OPEN_PATHS and not self._knows(headers):
-                await error_response(_unauthorized(), scope["path"])(
-                    scope, receive, send_named
-                )
+                error = _unauthorized()
+                record.code = error.code
+                await error_response(error, scope["path"])(scope, receive, send_named)
             else:
                 await self._app(scope, receive, send_named)
-        except Exception as error:  # the outer edge: nothing above can answer
-            response = error_response(unexpected(error), scope["path"])
-            if not started:
-                await response(scope, receive, send_named)
+        except Exception as caught:  # the outer edge: nothing above can answer
+            error = unexpected(caught, request_id)
+            record.code = error.code
+            if not status:
+                await error_response(error, scope["path"])(scope, receive, send_named)
+        finally:
+            took = time.monotonic() - start
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.count_http(_handler(scope), method, status or _GONE, took)
+            if scope["path"] not in OPEN_PATHS:
+                log_request(record, status or _GONE, took)
 
     def _knows(self, headers: Headers) -> bool:
         """Tells whether the key is one of ours, in a time that does not tell which."""
@@ -71,10 +92,20 @@ class Gate:
             return True
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            key = headers.get("x-api-key", "")  # Anthropic's clients send this
+            key = headers.get("x-api-key", "")  # as Anthropic's clients send it
         given = _digest(key.strip().encode("latin-1"))
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         return any(matches)
+
+
+def _handler(scope: Scope) -> str:
+    """Names the route that took a request; one name for all that none took."""
+    if "endpoint" not in scope:
+        return "none"
+    path: str = scope["path"]
+    for name, value in scope.get("path_params", {}).items():
+        path = path.removesuffix(str(value)) + "{" + name + "}"
+    return path
 
 
 def _digest(key: bytes) -> bytes:

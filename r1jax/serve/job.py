@@ -14,7 +14,15 @@ from r1jax.serve.protocol import StreamOptions
 
 
 class Shape(Protocol):
-    """Writes answers the way one endpoint does."""
+    """Writes answers the way one endpoint does.
+
+    Attributes:
+      steady: Whether a delta of text alone, be it thought or answer, gives one chunk
+        (or none at all) once its choice has begun, in which nothing but the text
+        differs from one delta to the next. Such chunks are written quickly.
+    """
+
+    steady: bool
 
     def chunks(self, index: int, delta: Delta) -> list[dict[str, Any]]:
         """Writes one delta of one choice as the chunks of a stream."""

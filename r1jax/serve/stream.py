@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from r1jax.serve.errors import ApiError, unexpected
 
 DONE = "data: [DONE]\n\n"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -31,7 +32,7 @@ def write_typed_event(value: dict[str, Any]) -> str:
 
 def write_json(value: object) -> str:
     """Writes compact JSON in plain Unicode."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 class ClientGone(Exception):  # noqa: N818 (it is no error)

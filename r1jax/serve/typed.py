@@ -51,9 +51,10 @@ async def whole(job: TypedJob, generation: Generation) -> dict[str, Any]:
     """Follows the answer to its end and gives it in one piece."""
     usage = Usage(job.prompt_tokens)
     job.shape.start()
-    async for _, delta in generation.deltas():
-        usage.add(delta)
-        job.shape.events(delta, usage)
+    async for deltas in generation.deltas(at_once=True):
+        for _, delta in deltas:
+            usage.add(delta)
+            job.shape.events(delta, usage)
     job.shape.end(usage)
     return job.shape.body(usage)
 
@@ -63,10 +64,13 @@ async def stream(job: TypedJob, generation: Generation) -> AsyncGenerator[str]:
     usage, shape = Usage(job.prompt_tokens), job.shape
     try:
         yield _write(shape.start())
-        async with contextlib.aclosing(generation.deltas()) as deltas:
-            async for _, delta in deltas:
-                usage.add(delta)
-                if events := shape.events(delta, usage):
+        async with contextlib.aclosing(generation.deltas()) as arrivals:
+            async for deltas in arrivals:
+                events = []
+                for _, delta in deltas:
+                    usage.add(delta)
+                    events += shape.events(delta, usage)
+                if events:
                     yield _write(events)
         yield _write(shape.end(usage))
     except ApiError as error:

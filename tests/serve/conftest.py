@@ -8,6 +8,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -41,8 +42,8 @@ THOUGHT, ANSWER = "Ünë pénsée: 1+1 → 2.", "It is 2. 🎉 Done\n"
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory) -> Tokenizer:
-    """One token a byte, the tags of R1, and a plain chat template."""
+def folder_of_words(tmp_path_factory) -> Path:
+    """A tokenizer's files: one token a byte, R1's tags, and a plain chat template."""
     folder = tmp_path_factory.mktemp("tokenizer")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: index for index, letter in enumerate(letters)}
@@ -60,7 +61,13 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
         "chat_template": TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return Tokenizer.from_directory(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folder_of_words) -> Tokenizer:
+    """The tokenizer of `folder_of_words`."""
+    return Tokenizer.from_directory(folder_of_words)
 
 
 def judged(prompt: Sequence[int], count: int) -> tuple[PromptLogprob, ...]:
@@ -91,6 +98,7 @@ class FakeEngine:
         self.go = threading.Event()
         self.go.set()
         self.failure: str | None = None
+        self.compiled = True
         self.pace = 0.0  # seconds between tokens
         self.cached = 0  # prompt tokens said to be found in the cache
         self.threads: list[threading.Thread] = []
@@ -252,10 +260,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(llm: FakeLLM, **options) -> Iterator[Site]:
+def running(llm: FakeLLM, uvicorn_options=None, **options) -> Iterator[Site]:
     """Serves a model on a free port."""
     app = create_app(llm, ServeOptions(**{"names": ["recital", "alias"], **options}))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    config = uvicorn.Config(app, log_config=None, **(uvicorn_options or {}))
+    server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.run, args=([listener],))
@@ -309,3 +318,34 @@ def eventually() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def make_real(tokenizer, tiny, tiny_params) -> Iterator[Callable[..., LLM]]:
+    """Makes toy models with a real engine, whose cache holds one long request."""
+    made = []
+
+    def make(**options) -> LLM:
+        limits = {"max_num_seqs": 2, "max_num_batched_tokens": 64, "page_size": 16}
+        limits |= {"num_pages": 17, **options}
+        llm = LLM(
+            "toy",
+            tiny("qwen2"),
+            tiny_params("qwen2"),
+            tokenizer,
+            EngineOptions(256, **limits),
+            SamplingParams(temperature=0.0),
+        )
+        llm.engine.wait_until_compiled()
+        made.append(llm)
+        return llm
+
+    yield make
+    for llm in made:
+        llm.close()
+
+
+@pytest.fixture(scope="session")
+def real_llm(make_real) -> LLM:
+    """A toy model that tests share; leave nothing running on it."""
+    return make_real()

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import r1jax
+from r1jax.serve.generation import Limits
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "1+1?"}]
@@ -121,7 +122,7 @@ def test_a_silent_stream_sends_comments(serve, llm):
 
 def test_a_full_queue_is_refused_and_empties_again(serve, llm, eventually):
     llm.engine.go.clear()
-    with serve(llm, max_queued=2) as site:
+    with serve(llm, limits=Limits(max_queued=2)) as site:
         body = {"messages": MESSAGES, "n": 2, "stream": True}
         with site.client.stream("POST", CHAT, json=body) as waiting:
             response = site.chat()

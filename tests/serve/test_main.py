@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -60,6 +61,20 @@ class Visitor(threading.Thread):
             self.seen = self.visit(self.url)
         finally:
             os.kill(os.getpid(), self.number)
+
+
+def once_asked(llm, act, *arguments):
+    """Acts, on a thread, once the engine has a request."""
+
+    def wait_and_act():
+        while not llm.engine.prompts:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        act(*arguments)
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -132,8 +147,7 @@ def test_running_requests_may_finish(load, llm, monkeypatch):
 
     def visit(url):
         body = {"prompt": "a", "max_tokens": 60, "stream": True}
-        self_kill = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
-        self_kill.start()
+        self_kill = once_asked(llm, os.kill, os.getpid(), signal.SIGTERM)
         text = httpx.post(f"{url}/v1/completions", json=body, timeout=20).text
         self_kill.join()
         return text
@@ -145,11 +159,40 @@ def test_running_requests_may_finish(load, llm, monkeypatch):
     assert llm.engine.finished == ["stop"] or llm.engine.finished == ["length"]
 
 
+def test_newcomers_are_sent_elsewhere_while_others_finish(load, llm, monkeypatch):
+    llm.engine.go.clear()
+
+    def visit(url):
+        ask = {"prompt": "a", "max_tokens": 9}
+        asked = threading.Thread(
+            target=lambda: seen.append(httpx.post(f"{url}/v1/completions", json=ask))
+        )
+        seen = []
+        asked.start()
+        once_asked(llm, os.kill, os.getpid(), signal.SIGTERM)
+        while (health := httpx.get(f"{url}/health")).status_code == 200:
+            time.sleep(0.005)
+        seen += [health, httpx.post(f"{url}/v1/completions", json=ask)]
+        llm.engine.go.set()
+        asked.join()
+        return seen
+
+    visitor = Visitor(monkeypatch, visit)
+    assert command.main(["--port", "0"]) == 0
+    visitor.join()
+    health, refused, finished = visitor.seen
+    assert health.status_code == 503
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "shutting_down"
+    assert int(refused.headers["retry-after"]) > 0
+    assert finished.status_code == 200
+
+
 def test_requests_that_take_too_long_are_told_why(load, llm, monkeypatch):
     llm.engine.go.clear()
 
     def visit(url):
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        once_asked(llm, os.kill, os.getpid(), signal.SIGTERM)
         return httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, timeout=20)
 
     visitor = Visitor(monkeypatch, visit)
@@ -206,7 +249,7 @@ def test_a_failed_engine_ends_the_server_and_its_requests(
     llm.engine.pace = 0.01
 
     def visit(url):
-        threading.Timer(0.2, setattr, (llm.engine, "failure", "out of memory")).start()
+        once_asked(llm, setattr, llm.engine, "failure", "out of memory")
         body = {"prompt": "a", "max_tokens": 500}
         return httpx.post(f"{url}/v1/completions", json=body, timeout=20)
 
@@ -215,7 +258,9 @@ def test_a_failed_engine_ends_the_server_and_its_requests(
     visitor.join()
     assert visitor.seen.status_code == 503
     assert "out of memory" in visitor.seen.json()["error"]["message"]
-    assert capsys.readouterr().err == "r1jax: the server ends: out of memory\n"
+    logged, said = capsys.readouterr().err.splitlines()
+    assert "status=503" in logged
+    assert said == "r1jax: the server ends: out of memory"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""Many streams at once on a real model: each is what it would be alone."""
+
+import asyncio
+import json
+from urllib.parse import urlsplit
+
+import pytest
+
+import r1jax
+from r1jax.errors import CheckpointError
+from serve.fuzz import post
+
+TOKENS = 12
+TOPICS = ("rain", "iron", "Paris", "bread", "the moon", "music", "whales", "glass")
+
+
+@pytest.fixture(scope="module")
+def smollm():
+    """The small real model, of which thirty-two run at a time."""
+    try:
+        llm = r1jax.load(max_model_len=256, max_num_seqs=32, page_size=32)
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    llm.engine.wait_until_compiled()
+    yield llm
+    llm.close()
+
+
+def prompts(count: int) -> list[str]:
+    return [f"Fact {i} about {TOPICS[i % len(TOPICS)]}:" for i in range(count)]
+
+
+async def read(address, prompt: str) -> str:
+    """Streams one answer, and joins it."""
+    body = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(post("/v1/completions", json.dumps(body).encode()))
+    answer = await reader.read()
+    writer.close()
+    events = [
+        json.loads(line[6:])
+        for line in answer.decode().splitlines()
+        if line.startswith("data: {")
+    ]
+    return "".join(event["choices"][0]["text"] for event in events)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [32, 256])
+def test_each_of_many_streams_equals_its_solo_text(serve, smollm, count):
+    asked = prompts(count)
+    greedy = r1jax.SamplingParams(temperature=0, max_tokens=TOKENS)
+    alone = [smollm.generate(prompt, greedy)[0].content for prompt in asked]
+    with serve(smollm) as site:
+        parts = urlsplit(site.url)
+        address = parts.hostname, parts.port
+
+        async def all_at_once() -> list[str]:
+            return await asyncio.gather(*(read(address, each) for each in asked))
+
+        together = asyncio.run(all_at_once())
+    assert together == alone
+    assert len(set(together)) > count // 2
+    assert smollm.engine.stats().pages_used == 0
