@@ -68,7 +68,7 @@ class ChunkWriter:
             self._counted and options is not None and options.continuous_usage_stats
         )
         self._steady = job.shape.steady and not (self._always or job.extras)
-        self._frames: dict[tuple[int, bool], tuple[str, str] | None] = {}
+        self._frames: dict[tuple[int, bool], list[str] | None] = {}
 
     def write(self, index: int, delta: Delta) -> str:
         """Writes one delta of one choice; nothing where there is nothing to say."""
@@ -81,8 +81,7 @@ class ChunkWriter:
             written = self._plain(index, delta)  # first, as a choice's first differs
             self._frames[key] = self._frame(*key)
             return written
-        before, after = frame
-        return before + encode_basestring(delta.reasoning or delta.content) + after
+        return encode_basestring(delta.reasoning or delta.content).join(frame)
 
     def last(self) -> str:
         """Writes the end of the stream, after the usage where that is wanted."""
@@ -99,12 +98,12 @@ class ChunkWriter:
             chunk["usage"] = self._usage.body() if self._always else None
         return "".join(map(write_event, chunks))
 
-    def _frame(self, index: int, thought: bool) -> tuple[str, str] | None:
-        """Gives what is written before and after a text; None if it is not shown."""
+    def _frame(self, index: int, thought: bool) -> list[str] | None:
+        """Gives what is written around a text; None if it is not shown."""
         marked = Delta(reasoning=_MARK) if thought else Delta(content=_MARK)
         written = self._plain(index, marked)
-        before, found, after = written.partition(encode_basestring(_MARK))
-        return (before, after) if found else None
+        pieces = written.split(encode_basestring(_MARK))
+        return pieces if len(pieces) > 1 else None
 
 
 def _is_text(delta: Delta) -> bool:
