@@ -18,11 +18,14 @@ def message(number: int, counts: bool = False, runs: bool = True) -> Message:
     )
 
 
-@pytest.mark.parametrize("counts", [True, False])
-def test_a_message_comes_out_as_it_went_in(counts):
-    sent = message(100, counts)
+@pytest.mark.parametrize(
+    ("counts", "runs"), [(True, True), (False, True), (True, False)]
+)
+def test_a_message_comes_out_as_it_went_in(counts, runs):
+    sent = message(100, counts, runs)
     read = Message.from_bytes(sent.to_bytes())
-    assert (read.geometry, read.counts) == (sent.geometry, sent.counts)
+    assert read.geometry == sent.geometry
+    assert (read.counts, read.runs) == (counts, runs)
     np.testing.assert_array_equal(read.ints, sent.ints)
     np.testing.assert_array_equal(read.floats, sent.floats)
     assert read.ints.dtype == np.int32
@@ -64,10 +67,14 @@ class FakeRunner:
 
     def __init__(self):
         self.started, self.finished = [], []
+        self.steps = 0
 
     def run(self, each):
         self.started.append(each.ints.size)
-        assert len(self.started) - len(self.finished) <= 2
+        if not each.runs:
+            return {}
+        self.steps += 1
+        assert self.steps - len(self.finished) <= 2
         return {"token": FakeToken(self, each.ints.size)}
 
 
@@ -76,6 +83,13 @@ def test_steps_run_in_order_one_ahead_of_the_other():
     follow(runner, FakeHosts(message(1), message(2), message(3), None))
     assert runner.started == [6, 7, 8]
     assert runner.finished == [6, 7]
+
+
+def test_tokens_that_are_only_counted_are_not_waited_for():
+    runner, counted = FakeRunner(), message(9, counts=True, runs=False)
+    follow(runner, FakeHosts(counted, message(1), counted, message(2), None))
+    assert runner.started == [14, 6, 14, 7]
+    assert runner.finished == [6]
 
 
 def test_a_step_that_fails_is_told_in_a_line():
