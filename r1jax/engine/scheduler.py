@@ -29,6 +29,7 @@ from r1jax.cache import Geometry
 from r1jax.engine.guides import Rules
 from r1jax.engine.pages import Pages, name_pages
 from r1jax.engine.shapes import Shapes
+from r1jax.engine.shard import Shard
 from r1jax.engine.types import PromptLogprob, SamplingParams
 
 
@@ -169,65 +170,6 @@ class Plan:
                 yield number, shard * g.asked + g.first_asked(within), row
 
 
-class _Shard:
-    """The slots, the pages and the running sequences of one data shard."""
-
-    def __init__(self, number: int, pages: Pages, slots: int) -> None:
-        self.number, self.pages = number, pages
-        self.slots = list(range((number + 1) * slots - 1, number * slots - 1, -1))
-        self.running: list[Sequence] = []  # the best rank first
-
-    def feeding(self, shortest: bool) -> list[Sequence]:
-        """Returns sequences with tokens left to feed, in the order of their turns.
-
-        The best rank goes first, or of its priority the one that has the least left.
-        """
-        feeding = [s for s in self.running if s.computed < s.from_host]
-        if shortest and len(feeding) > 1:
-            first = feeding[0].sampling.priority
-            equals = (s for s in feeding if s.sampling.priority == first)
-            least = min(equals, key=lambda s: s.from_host - s.computed)
-            feeding.remove(least)
-            feeding.insert(0, least)
-        return feeding
-
-    def worst(self) -> tuple[float, ...]:
-        """Returns the rank of who is preempted first; less than any if nobody runs."""
-        return self.running[-1].rank if self.running else ()
-
-    def admit(self, sequence: Sequence, found: list[bytes], home: int) -> bool:
-        """Gives a slot, the pages found and new ones; False if pages do not suffice."""
-        known, owned = len(sequence.tokens), sequence.pages
-        self.pages.share(owned, found, home)
-        if not self.pages.grow(owned, known, home):
-            self.pages.release(owned, home)
-            return False
-        sequence.slot = self.slots.pop()
-        sequence.shard, sequence.home = self.number, home
-        sequence.named = len(found)
-        sequence.found = sequence.named * self.pages.page_size
-        sequence.computed, sequence.from_host = sequence.found, known
-        insort(self.running, sequence, key=lambda s: s.rank)
-        return True
-
-    def name(self, sequence: Sequence) -> None:
-        """Makes pages findable whose tokens are known and planned to be computed."""
-        size = self.pages.page_size
-        full = min(sequence.computed, len(sequence.tokens)) // size
-        if full > sequence.named:
-            name_pages(sequence.names, sequence.tokens, size)
-            columns = range(sequence.named, full)
-            self.pages.name(sequence.pages, sequence.names, columns, sequence.home)
-            sequence.named = full
-
-    def release(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self.pages.release(sequence.pages, sequence.home)
-        assert sequence.slot is not None
-        self.slots.append(sequence.slot)
-        sequence.slot = None
-
-
 class Scheduler:
     """The waiting and the running sequences, their slots and their pages.
 
@@ -258,7 +200,7 @@ class Scheduler:
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self._caching, self._shortest = prefix_caching, False
         self._size = pages[0].page_size
-        self._shards = [_Shard(i, each, slots) for i, each in enumerate(pages)]
+        self._shards = [Shard(i, each, slots) for i, each in enumerate(pages)]
 
     @property
     def running(self) -> list[Sequence]:
@@ -317,7 +259,7 @@ class Scheduler:
                 self._shards[row.sequence.shard].name(row.sequence)
         return plan
 
-    def _decodes(self, shard: _Shard) -> list[Row]:
+    def _decodes(self, shard: Shard) -> list[Row]:
         ready = [s for s in shard.running if s.computed >= s.from_host]
         rows: list[Row] = []
         for sequence in ready:
@@ -426,7 +368,7 @@ class Scheduler:
 
         If it does not, it comes before them when others end.
         """
-        for shard in sorted(self._shards, key=_Shard.worst, reverse=True):
+        for shard in sorted(self._shards, key=Shard.worst, reverse=True):
             while shard.worst() > (sequence.sampling.priority, inf):
                 victim = shard.running[-1]
                 self._preempt(victim)

@@ -130,6 +130,18 @@ def test_many_requests_on_few_pages_lose_nothing(make_engine):
     assert stats.pages_total == 12
 
 
+@pytest.mark.parametrize(("caching", "found"), [(True, 6), (False, 0)])
+def test_what_was_found_comes_with_the_first_event(make_engine, caching, found):
+    engine = make_engine(prefix_caching=caching)
+    ask(engine, [1, 2, 3, 4, 5, 6, 7], max_tokens=2)
+    second = ask(engine, [1, 2, 3, 4, 5, 6, 8], max_tokens=3)
+    assert [event.cached_tokens for event in second.events] == [found, 0, 0]
+    assert second.tokens == simple_answer([1, 2, 3, 4, 5, 6, 8], 3)
+    stats = engine.stats()
+    assert (stats.prefix_queries, stats.prefix_hits) == (14 if caching else 0, found)
+    assert stats.pages_used == 0
+
+
 def test_submitting_is_safe_from_many_threads(make_engine):
     engine = make_engine(slots=4, pages=40)
     answers: dict[int, tuple[int, Answer]] = {}

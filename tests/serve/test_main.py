@@ -123,6 +123,20 @@ def test_expert_flags_reach_the_model(load, monkeypatch):
     assert arguments == {"redundant_experts": 32, "expert_loads": "loads.json"}
 
 
+@pytest.mark.parametrize(
+    ("flag", "given"),
+    [
+        ("--enable-prefix-caching", {"prefix_caching": True}),
+        ("--no-enable-prefix-caching", {"prefix_caching": False}),
+    ],
+)
+def test_prefix_caching_can_be_switched(load, monkeypatch, flag, given):
+    visitor = Visitor(monkeypatch, lambda url: None)
+    assert command.main(["--port", "0", flag]) == 0
+    visitor.join()
+    assert [arguments for _, arguments in load] == [given]
+
+
 def test_more_devices_than_there_are_is_refused(load, capsys):
     assert command.main(["--port", "0", "--tensor-parallel-size", "999"]) == 2
     assert "it needs 999 devices" in capsys.readouterr().err
