@@ -172,6 +172,7 @@ class Engine:
                 "process 0 plans the steps of all",
                 "ask process 0",
             )
+        rules = rules_for(sampling, self.config, guide)
         with self._wake:
             if self.failure or self._closing:
                 raise RequestError(
@@ -184,7 +185,7 @@ class Engine:
             sequence = Sequence(
                 number, [int(t) for t in prompt], len(prompt), sampling, limit
             )
-            sequence.rules = rules_for(sampling, self.config, guide)
+            sequence.rules = rules
             own = sampling.seed
             self._seeds[number] = self._draw.getrandbits(64) if own is None else own
             self._inbox.append((sequence, on_event))
