@@ -199,6 +199,7 @@ class Engine:
         tokens, names = [int(t) for t in prompt], list[bytes]()
         if self.options.prefix_caching:
             name_pages(names, tokens, self.options.page_size)
+        rules = rules_for(sampling, self.config, guide)
         with self._wake:
             if self.failure or self._closing:
                 raise RequestError(
@@ -211,7 +212,7 @@ class Engine:
             sequence = Sequence(
                 number, tokens, len(prompt), sampling, limit, names=names
             )
-            sequence.rules = rules_for(sampling, self.config, guide)
+            sequence.rules = rules
             own = sampling.seed
             self._seeds[number] = self._draw.getrandbits(64) if own is None else own
             self._inbox.append((sequence, on_event))

@@ -278,7 +278,7 @@ class Scheduler:
                 rows.append(Row(sequence, sequence.computed, count, True, True, drafts))
         return rows
 
-    def _drafts(self, shard: _Shard, sequence: Sequence) -> tuple[int, ...]:
+    def _drafts(self, shard: Shard, sequence: Sequence) -> tuple[int, ...]:
         """Takes a sequence's guesses, as far as its limit and the free pages go."""
         drafts = tuple(sequence.drafts[: sequence.limit - sequence.answered - 1])
         sequence.drafts = []

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from r1jax.config import ModelConfig
 from r1jax.errors import ConfigError, RequestError
@@ -134,8 +135,15 @@ class SamplingParams:
                 f"there is room for {MAX_BIASES} of a request",
                 "keep the most important ones, or name allowed_token_ids",
             )
-        for token, bias in self.logit_bias:
-            if not -100 <= bias <= 100:  # and what is not a number
+        for entry in self.logit_bias:
+            if not isinstance(entry, tuple) or len(entry) != 2:
+                raise RequestError(
+                    f"logit_bias has the entry {entry!r}",
+                    "entries are (token, number) pairs",
+                    "of a dict, give tuple(logit_bias.items())",
+                )
+            token, bias = entry
+            if not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
                 raise RequestError(
                     f"logit_bias of token {token} is {bias!r}",
                     "it must lie between -100 and 100",
@@ -308,9 +316,10 @@ def check_rules(config: ModelConfig, sampling: SamplingParams) -> None:
     }
     for name, tokens in named.items():
         for token in tokens:
-            if not 0 <= token < config.vocab_size:
+            known = isinstance(token, Integral) and 0 <= token < config.vocab_size
+            if not known:
                 raise RequestError(
-                    f"token id {token} in {name}",
+                    f"token id {token!r} in {name}",
                     f"ids go from 0 to {config.vocab_size - 1}",
                     "name tokens of this model's tokenizer",
                 )

@@ -70,6 +70,8 @@ def test_a_prompt_is_tokens_that_the_model_knows():
         ({"min_tokens": 4, "max_tokens": 3}, "min_tokens is 4 and max_tokens 3"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"priority": 0.5}, "priority"),
+        ({"logit_bias": {3: 1.0}}, "entry 3"),
+        ({"logit_bias": ((3, "1"),)}, "token 3 is '1'"),
         ({"logit_bias": ((3, 100.5),)}, "token 3 is 100.5"),
         ({"logit_bias": ((3, float("nan")),)}, "token 3 is nan"),
         ({"logit_bias": ((3, 1.0),) * 1025}, "1025 entries"),
@@ -91,10 +93,11 @@ def test_no_tokens_may_be_asked_for_where_the_prompt_is_judged():
     [
         {"logit_bias": ((5, 1.0), (10**6, 1.0))},
         {"allowed_token_ids": (5, -1)},
+        {"allowed_token_ids": (5, "a")},
         {"bad_words": ((5,), (6, 10**6))},
     ],
 )
 def test_rules_are_about_tokens_that_the_model_knows(rule):
     [name] = rule
-    with pytest.raises(RequestError, match=rf"token id (-1|1000000) in {name}"):
+    with pytest.raises(RequestError, match=rf"token id (-1|1000000|'a') in {name}"):
         check_rules(preset("tiny-qwen2"), SamplingParams(**rule))
