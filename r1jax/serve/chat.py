@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from r1jax.serve.answer_plan import AnswerPlan
 from r1jax.serve.chat_request import ChatRequest
-from r1jax.serve.chat_shape import ChatShape, ThoughtView
+from r1jax.serve.chat_shape import ChatShape
 from r1jax.serve.errors import bad_request
 from r1jax.serve.job import Job, check_length
 from r1jax.serve.structured import Form, form_of
 from r1jax.serve.tool_request import toolbox
 from r1jax.text.conversation import Turn, instructed
 from r1jax.text.tokenizer import Tokenizer
+from r1jax.text.tools import Toolbox
 
 if TYPE_CHECKING:
     from r1jax.llm import LLM
@@ -46,25 +47,31 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
         request.max_tokens = request.max_completion_tokens
     tools = toolbox(request.tools, request.tool_choice, request.parallel_tool_calls)
     form = form_of(request.response_format, request.structured_outputs)
-    variables = _template_variables(request, llm.tokenizer)
-    text, thinking = llm.render(
-        _turns(request, form),
-        _wants_thinking(request),
-        variables,
-        tools,
-        request.continues,
-    )
-    prompt = llm.tokenizer.encode(text)
-    check_length(len(prompt), llm.engine.max_model_len, "messages")
+    ids, thinking = _read(request, llm, tools, form)
+    check_length(len(ids), llm.engine.max_model_len, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     samplings = request.sampling(
         llm.default_sampling, llm.engine.max_model_len, logprobs
     )
     plan = AnswerPlan(request, llm, thinking, tools, form)
     plan.check(samplings[0])
-    shape = ChatShape(llm.tokenizer, model, thinking, request.logprobs, _view(request))
-    choices = [plan.choice(prompt, sampling) for sampling in samplings]
-    return Job(choices, shape, len(prompt), request.stream, request.stream_options)
+    shape = ChatShape(llm.tokenizer, model, thinking, request)
+    choices = [plan.choice(ids, sampling) for sampling in samplings]
+    return Job(choices, shape, len(ids), request.stream, request.stream_options)
+
+
+def _read(
+    request: ChatRequest, llm: "LLM", tools: Toolbox | None, form: Form | None
+) -> tuple[list[int], bool | None]:
+    """Gives the prompt's ids, and how the answer begins; see `LLM.render`."""
+    text, thinking = llm.render(
+        _turns(request, form),
+        _wants_thinking(request),
+        _template_variables(request, llm.tokenizer),
+        tools,
+        request.continues,
+    )
+    return llm.tokenizer.encode(text), thinking
 
 
 def _turns(request: ChatRequest, form: Form | None) -> Sequence[Turn]:
@@ -76,12 +83,6 @@ def _turns(request: ChatRequest, form: Form | None) -> Sequence[Turn]:
     if form is not None and form.description:
         return instructed(turns, form.description)
     return turns
-
-
-def _view(request: ChatRequest) -> ThoughtView:
-    return ThoughtView(
-        request.include_reasoning, request.separate_reasoning, request.stream_reasoning
-    )
 
 
 def _template_variables(request: ChatRequest, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1jax.answer import Delta, TokenLogprob
+from r1jax.serve.chat_request import ChatRequest
 from r1jax.serve.job import finite, identity
 from r1jax.text.prompts import THINK
 from r1jax.text.thinking import CLOSING
@@ -75,14 +76,17 @@ class ChatShape:
         tokenizer: Tokenizer,
         model: str,
         thinking: bool | None,
-        logprobs: bool,
-        view: ThoughtView,
+        request: ChatRequest,
     ) -> None:
         """Fixes the id and time that all pieces of one answer carry."""
-        self._view = view
+        self._view = ThoughtView(
+            request.include_reasoning,
+            request.separate_reasoning,
+            request.stream_reasoning,
+        )
         self._tokenizer = tokenizer
         self._thinking = thinking
-        self._logprobs = logprobs
+        self._logprobs = request.logprobs
         self._head = identity("chatcmpl", model)
         self._begun: set[int] = set()
 
