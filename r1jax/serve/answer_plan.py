@@ -61,7 +61,7 @@ class AnswerPlan:
             self._check_thoughtless()
         if self._source is None:
             return
-        check_sampling(sampling, self._param)
+        check_sampling(sampling, bool(request.bad_words), self._param)
         if request.continues and request.messages[-1].content:
             raise bad_request(
                 f"'{self._param}' for an answer that is begun",

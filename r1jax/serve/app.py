@@ -249,7 +249,8 @@ class _Handlers:
 
     async def openapi(self, request: Request) -> Response:
         """Describes all this."""
-        return _json(openapi.document(_ROOTS, bool(self._options.api_keys)))
+        keyed = bool(self._options.api_keys)
+        return _json(await asyncio.to_thread(openapi.document, _ROOTS, keyed))
 
     def _card(self, name: str) -> dict[str, Any]:
         return {

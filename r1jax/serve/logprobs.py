@@ -17,8 +17,13 @@ def finite(logprob: float) -> float:
 
 
 def token_name(tokenizer: Tokenizer, token_id: int) -> str:
-    r"""Writes a token as text; half a character as "bytes:" and its bytes in hex."""
+    r"""Writes a token as text; half a character as "bytes:" and its bytes in hex.
+
+    An id of which the tokenizer knows no token is "token_id:" and its number.
+    """
     data = tokenizer.token_bytes(token_id)
+    if not data:
+        return f"token_id:{token_id}"
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -60,8 +65,10 @@ def completion_entries(
         tokens.append(name(token_id))
         offsets.append(offset)
         logprobs.append(None if logprob is None else finite(logprob))
-        pairs = () if logprob is None else (*top, (token_id, logprob))
-        tops.append({name(t): finite(p) for t, p in pairs} or None)
+        best: dict[str, float] = {}
+        for each, value in () if logprob is None else (*top, (token_id, logprob)):
+            best.setdefault(name(each), finite(value))  # of one name the likelier
+        tops.append(best or None)
     return {
         "tokens": tokens,
         "token_logprobs": logprobs,

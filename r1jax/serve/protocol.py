@@ -4,13 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from r1jax.engine.types import MAX_LOGPROBS, MAX_SEED, SamplingParams
 from r1jax.serve.errors import bad_request, from_validation, unknown_parameter
@@ -90,7 +84,7 @@ def _stop_list(value: object) -> object:
 
 _Text = Annotated[str, Field(min_length=1)]
 _TokenId = Annotated[int, Field(ge=0)]
-_IdString = Annotated[str, Field(pattern="^[0-9]{1,10}$")]
+_IdString = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,9})$")]
 
 
 class StreamOptions(BaseModel):

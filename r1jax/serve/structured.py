@@ -173,8 +173,13 @@ def _inside(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def check_sampling(sampling: SamplingParams, param: str) -> None:
+def check_sampling(sampling: SamplingParams, bad_words: bool, param: str) -> None:
     """Refuses what would take from a grammar the tokens that it needs.
+
+    Args:
+      sampling: Of the request.
+      bad_words: Whether it forbids words.
+      param: What asked for the grammar.
 
     Raises:
       ApiError: 400.
@@ -183,7 +188,7 @@ def check_sampling(sampling: SamplingParams, param: str) -> None:
         "ignore_eos": sampling.ignore_eos,
         "min_tokens": sampling.min_tokens > 0,
         "allowed_token_ids": sampling.allowed_token_ids is not None,
-        "bad_words": bool(sampling.bad_words),
+        "bad_words": bad_words,
     }
     for name, is_asked in asked.items():
         if is_asked:

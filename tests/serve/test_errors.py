@@ -155,6 +155,7 @@ def test_chat_names_the_parameter_at_fault(door, body, param):
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"logit_bias": {"one": 1}}, "logit_bias.one.[key]"),
         ({"logit_bias": {"9999": 1}}, "logit_bias"),
+        ({"logit_bias": {"07": 1}}, "logit_bias.07.[key]"),
         ({"logit_bias": [1]}, "logit_bias"),
         ({"allowed_token_ids": [9999]}, "allowed_token_ids"),
         ({"allowed_token_ids": [-1]}, "allowed_token_ids[0]"),

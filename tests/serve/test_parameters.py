@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from r1jax.engine.types import SamplingParams
+from r1jax.serve.logprobs import completion_entries
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "1+1?"}]
@@ -168,6 +169,12 @@ def test_tokens_are_named_by_their_ids_where_asked_for(site, llm):
     assert choice["logprobs"]["top_logprobs"] == [{f"token_id:{first}": -0.5}]
     entries = site.chat(**named, logprobs=True).json()["choices"][0]["logprobs"]
     assert entries["reasoning_content"][0]["token"] == f"token_id:{first}"
+
+
+def test_ids_without_a_token_have_names_of_their_own(tokenizer):
+    entries = [(300, -0.5, [(301, -0.25), (300, -0.5)], 0)]
+    (top,) = completion_entries(tokenizer, entries, ids=False)["top_logprobs"]
+    assert top == {"token_id:301": -0.25, "token_id:300": -0.5}
 
 
 @pytest.mark.parametrize(
