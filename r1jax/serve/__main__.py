@@ -115,6 +115,7 @@ def _answer_batch(args: argparse.Namespace, others: hosts.Hosts | None) -> int:
     batch.mend(output)
     names = options_of(args).names
     llm = _load(args, others)
+    _ = llm.tokenizer  # as above
     try:
         tally = batch.run_batch(llm, names, source, output)
     finally:
