@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,7 +28,7 @@ from r1jax.serve import batch, log
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.serve.flags import parser
 from r1jax.serve.generation import Admission
-from r1jax.serve.settings import options_of
+from r1jax.serve.settings import batch_files, options_of
 from r1jax.serve.speculation import read_speculation
 from r1jax.serve.stream import write_json
 from r1jax.serve.tls import tls_options
@@ -113,21 +112,12 @@ def _lead(args: argparse.Namespace, others: hosts.Hosts | None) -> int:
 
 def _answer_batch(args: argparse.Namespace, others: hosts.Hosts | None) -> int:
     """Answers a file of requests."""
-    if not (args.batch and args.output):
-        raise ConfigError(
-            "--batch and --output go together",
-            "a batch is read from one file, and answered in another",
-            "name both",
-        )
-    source, output = Path(args.batch), Path(args.output)
-    batch.count_lines(source)  # before a model is loaded
-    if output.exists() and output.samefile(source):
-        raise ConfigError(
-            f"{output} is the batch itself", "answers would be added", "name another"
-        )
+    source, output = batch_files(args)
+    batch.count_lines(source)  # what is wrong is told before a model is loaded
     batch.mend(output)
     names = options_of(args).names
     llm = _load(args, others)
+    _ = llm.tokenizer  # as above
     try:
         tally = batch.run_batch(llm, names, source, output)
     finally:

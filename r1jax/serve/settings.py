@@ -6,9 +6,47 @@ from pathlib import Path
 
 from r1jax.errors import ConfigError
 from r1jax.serve.app import Cors, ServeOptions
+from r1jax.serve.flags import parser
 from r1jax.serve.generation import Limits
 
 _KEY_VARIABLE = "R1JAX_API_KEY"
+_SERVER_FLAGS = (
+    *("host", "port", "api_key", "api_key_file", "max_body_bytes", "profiler_dir"),
+    *("sse_keep_alive_interval", "shutdown_timeout", "max_num_queued_reqs"),
+    *("max_num_queued_tokens", "queue_timeout", "request_timeout", "step_timeout"),
+    *("ssl_certfile", "ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs"),
+    *("allowed_origins", "allowed_methods", "allowed_headers", "allow_credentials"),
+    "uvicorn_log_level",
+)
+
+
+def batch_files(args: argparse.Namespace) -> tuple[Path, Path]:
+    """Gives the files of a batch, its requests and its answers.
+
+    Raises:
+      ConfigError: One of them is missing, both are the same, or a flag is of a server.
+    """
+    if not (args.batch and args.output):
+        raise ConfigError(
+            "--batch and --output go together",
+            "a batch is read from one file, and answered in another",
+            "name both",
+        )
+    for name in _SERVER_FLAGS:
+        if getattr(args, name) != parser().get_default(name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} together with --batch",
+                "a batch is answered without a server",
+                "leave it out",
+            )
+    source, output = Path(args.batch), Path(args.output)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ConfigError(
+            f"{output} is the batch itself",
+            "answers would be added to it",
+            "name another --output",
+        )
+    return source, output
 
 
 def _keys(args: argparse.Namespace) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import socket
 import threading
 import time
@@ -39,6 +40,15 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
 )
 THOUGHT, ANSWER = "Ünë pénsée: 1+1 → 2.", "It is 2. 🎉 Done\n"
+
+
+@pytest.fixture(autouse=True)
+def _log() -> Iterator[None]:
+    """Takes the command's log handlers away again."""
+    yield
+    for name in ("r1jax", "uvicorn"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

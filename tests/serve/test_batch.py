@@ -146,6 +146,10 @@ def test_flags_and_files_that_do_not_fit_are_told(run, tmp_path, capsys):
     code, said = run(output=tmp_path / "in.jsonl")
     assert code == 2
     assert read(tmp_path / "in.jsonl") == [line("a")]
+    for flag in (["--port", "1"], ["--api-key", "k"], ["--queue-timeout", "1"]):
+        code, said = run(*flag)
+        assert code == 2
+        assert f"{flag[0]} together with --batch" in said
     code, said = run(output=tmp_path / "no" / "such" / "folder")
     assert code == 2
     assert command.main(["--batch", "x"]) == 2
