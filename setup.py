@@ -38,6 +38,7 @@ TEST = [
     # Brings the TPU compiler (libtpu), which needs no TPU, in the release that fits.
     "jax[tpu]>=0.10; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "openai",
+    "playwright",  # drives a Chromium that is installed beside it
     "pytest",
     "pytest-xdist",
     "safetensors",
@@ -70,7 +71,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["r1jax", "r1jax.*"]), "r1jax.configs"],
     package_dir={"r1jax": "r1jax", "r1jax.configs": "configs"},
-    package_data={"r1jax": ["py.typed"]},
+    package_data={"r1jax": ["py.typed"], "r1jax.serve": ["ui/**/*"]},
     install_requires=CORE,
     extras_require={
         "serve": SERVE,

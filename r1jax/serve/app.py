@@ -25,6 +25,7 @@ from r1jax.serve.gate import Gate, error_response
 from r1jax.serve.generation import Admission, Generation
 from r1jax.serve.job import Job, Usage, check_model
 from r1jax.serve.metrics import Metrics
+from r1jax.serve.page import Page
 from r1jax.serve.stream import (
     DONE,
     ClientGone,
@@ -108,6 +109,7 @@ class _Handlers:
             Route("/ping", self.health),
             Route("/metrics", self.metrics),
             Route("/version", self.version),
+            *Page().routes(),
         ]
         for root in ("/v1", ""):
             routes += [
@@ -160,6 +162,7 @@ class _Handlers:
             "created": self._created,
             "owned_by": "r1jax",
             "max_model_len": self._llm.engine.max_model_len,
+            "reasoning": self._llm.reasoning,
         }
 
     async def _answer(

@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from r1jax.serve.errors import ApiError, unexpected
 from r1jax.serve.stream import write_json
 
-OPEN_PATHS = frozenset({"/health", "/ping"})  # for probes, which carry no key
+# For probes, and for the page before its user has typed a key.
+OPEN_PATHS = frozenset({"/health", "/ping", "/"})
+OPEN_FOLDER = "/ui/"
 _PLAIN_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -52,7 +54,7 @@ class Gate:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN_PATHS and not self._knows(headers):
+            if not _is_open(scope["path"]) and not self._knows(headers):
                 await error_response(_unauthorized())(scope, receive, send_named)
             else:
                 await self._app(scope, receive, send_named)
@@ -69,6 +71,10 @@ class Gate:
         given = _digest(key.strip().encode("latin-1"))
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def _digest(key: bytes) -> bytes:
