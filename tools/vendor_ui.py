@@ -4,7 +4,7 @@
 
 Every file lies in r1jax/serve/ui/vendor/NAME-VERSION/ exactly as it was released,
 beside its licence, and has its SHA-256 in SHA256SUMS there. Files that do not match are
-not written. To take another version, change it in PACKAGES (and in the imports of the page)
+not written. To take another version, change it in PACKAGES (and in the page)
 and write the new sums with `--update`. Needs npm.
 """
 

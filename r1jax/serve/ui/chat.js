@@ -25,7 +25,7 @@ export class Chat {
     this.isDeleted = new Set();
     this.start();
     setInterval(() => this.#tick(), 1000);
-    addEventListener("pagehide", () => this.runs.forEach(({ conversation }) => this.#save(conversation)));
+    addEventListener("pagehide", () => this.#leave());
   }
 
   get run() {
@@ -161,7 +161,7 @@ export class Chat {
   #came(run) {
     if (this.conversation !== run.conversation) return;
     this.views.at(-1).update();
-    if (performance.now() - (run.saved ?? run.begun) < SAVE_EVERY) return;
+    if (performance.now() - run.saved < SAVE_EVERY) return;
     run.saved = performance.now();
     this.#save(run.conversation);
   }
@@ -177,6 +177,14 @@ export class Chat {
       if (told?.waiting) waiting += ` · ${told.waiting} in the queue, ${told.running} being answered`;
     }
     if (this.run === run && !run.message.reasoning && !run.message.content) this.views.at(-1).update(waiting);
+  }
+
+  /** Keeps what has come so far. Stops first, or the browser's cut would look like a fault. */
+  #leave() {
+    for (const run of this.runs.values()) {
+      run.stop();
+      this.#save(run.conversation);
+    }
   }
 
   async #save(conversation) {

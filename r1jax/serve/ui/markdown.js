@@ -97,16 +97,14 @@ function escape(text) {
  * Cuts markdown into blocks.
  * @param {string} source
  * @param {boolean} isWhole whether nothing will follow
- * @param {Object} links definitions of links, known and newly found
+ * @param {Object} links definitions of links that stood before
  * @returns {{type: string, raw: string}[]} whose raw texts join to the source
  */
 export function cut(source, isWhole, links) {
   isOpenEnded = !isWhole;
   const lexer = new Lexer(marked.defaults);
   Object.assign(lexer.tokens.links, links);
-  const tokens = lexer.lex(source);
-  Object.assign(links, lexer.tokens.links);
-  return [...tokens];
+  return [...lexer.lex(source)];
 }
 
 /** @returns {DocumentFragment} the elements of some blocks; maths is still TeX */

@@ -58,6 +58,7 @@ export class GrowingProse {
       block.nodes.filter((node) => node.querySelectorAll).forEach(colour);
       this.open.shift();
       this.done += token.raw.length;
+      if (token.type === "def") this.links[token.tag] ??= { href: token.href, title: token.title };
       count += 1;
     }
     return count;
@@ -139,10 +140,11 @@ function growList(old, token) {
   if (!isSame || list.children.length !== old.token.items.length) return null;
   const first = token.items.findIndex((item, place) => old.token.items[place]?.raw !== item.raw);
   const same = first === -1 ? token.items.length : first;
-  while (list.children.length > same) list.lastElementChild.remove();
+  const kept = 1 + 2 * same; // a line end comes first, and after each item
+  while (list.childNodes.length > kept) list.lastChild.remove();
   if (same < token.items.length) {
     const [rest] = dressed([{ ...token, items: token.items.slice(same) }]);
-    list.append(...rest.children);
+    list.append(...[...rest.childNodes].slice(1));
   }
   return { token, nodes: old.nodes };
 }

@@ -14,6 +14,7 @@ export class Run {
     this.conversation = conversation;
     this.message = message;
     this.begun = performance.now();
+    this.saved = -Infinity; // when, as performance.now() tells it
     this.error = null;
     this.aborter = new AbortController();
   }
@@ -46,7 +47,7 @@ export class Run {
       message.finish ??= "stop";
     } catch (error) {
       message.finish = "stopped";
-      if (error.name !== "AbortError") this.#fail(error);
+      if (!this.aborter.signal.aborted) this.#fail(error);
     }
     this.onchange();
   }

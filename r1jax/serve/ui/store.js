@@ -14,6 +14,8 @@ export class Store {
   /** @type {?IDBDatabase} null where the browser allows none: then they last as long as the page */
   #database = null;
   #memory = new Map();
+  /** Ids of conversations that are kept, and so may be kept again without counting. */
+  #known = new Set();
 
   async open() {
     try {
@@ -55,30 +57,41 @@ export class Store {
     return done(this.#database.transaction("conversations").objectStore("conversations").getAll());
   }
 
-  /** @throws {StoreFull} the conversation is kept as it was before */
+  /**
+   * Keeps a conversation. One that is kept already is handed to the browser before this
+   * returns, so that it works while the page is being closed.
+   * @throws {StoreFull} the conversation is kept as it was before
+   */
   async put(conversation) {
     if (!this.#database) {
       this.#memory.set(conversation.id, conversation);
       return;
     }
+    if (!this.#known.has(conversation.id)) await this.#makeRoom(conversation.id);
     const change = this.#database.transaction(["conversations", "summaries"], "readwrite");
-    const summaries = change.objectStore("summaries");
-    const [known, count] = await Promise.all([done(summaries.getKey(conversation.id)), done(summaries.count())]);
-    if (known === undefined && count >= MOST) {
-      throw new StoreFull(`${count} conversations are kept, and no more can be: ${FULL}.`);
-    }
     try {
       change.objectStore("conversations").put(conversation);
-      summaries.put(summary(conversation));
+      change.objectStore("summaries").put(summary(conversation));
+      change.commit(); // now: a page that is closed gets no second turn
       await complete(change);
+      this.#known.add(conversation.id);
     } catch (error) {
       if (error?.name !== "QuotaExceededError") throw error;
       throw new StoreFull(`The browser has no room left for this page: ${FULL}.`);
     }
   }
 
+  async #makeRoom(id) {
+    const summaries = this.#database.transaction("summaries").objectStore("summaries");
+    const [key, count] = await Promise.all([done(summaries.getKey(id)), done(summaries.count())]);
+    if (key === undefined && count >= MOST) {
+      throw new StoreFull(`${count} conversations are kept, and no more can be: ${FULL}.`);
+    }
+  }
+
   async remove(id) {
     this.#memory.delete(id);
+    this.#known.delete(id);
     if (!this.#database) return;
     const change = this.#database.transaction(["conversations", "summaries"], "readwrite");
     change.objectStore("conversations").delete(id);

@@ -167,17 +167,26 @@ def listening(app: Any) -> Iterator[str]:
         thread.join(10)
 
 
-@pytest.fixture
-def script() -> Script:
-    """What the server of this test says; to be filled by the test."""
-    return Script()
-
-
-@pytest.fixture
-def url(script) -> Iterator[str]:
-    """The address of the scripted server."""
+@pytest.fixture(scope="module")
+def scripted_server() -> Iterator[tuple[str, Script]]:
+    """One server for all tests of a file; each fills the script anew."""
+    script = Script()
     with listening(scripted(script)) as address:
-        yield address
+        yield address, script
+
+
+@pytest.fixture
+def script(scripted_server) -> Script:
+    """What the server of this test says; to be filled by the test."""
+    script = scripted_server[1]
+    vars(script).update(vars(Script()))
+    return script
+
+
+@pytest.fixture
+def url(scripted_server, script) -> str:
+    """The address of the scripted server."""
+    return scripted_server[0]
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +202,17 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+@pytest.fixture(scope="module")
+def workbench(browser, scripted_server) -> Iterator[Page]:
+    """A page whose modules tests call; `base` is where they lie."""
+    page = browser.new_page()
+    page.goto(scripted_server[0])
+    main = page.locator("script[type=module]")
+    page.base = main.evaluate("(script) => new URL('.', script.src).href")
+    yield page
+    page.close()
+
+
 @pytest.fixture
 def visit(browser) -> Iterator[Callable[..., Page]]:
     """Opens a page in a profile of its own; errors of its scripts fail the test."""
@@ -204,6 +224,8 @@ def visit(browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
+        if address != "about:blank":
+            expect(page.locator(".example")).to_have_count(3)  # it listens now
         return page
 
     yield open_page
