@@ -155,7 +155,7 @@ export class Chat {
     // A page that was closed while the answer came left it unfinished.
     if (message.finish === null && message !== this.run?.message) message.finish = "stopped";
     const onretry = () => this.run ?? this.#again(conversation, message, message.parent);
-    return new Answer(message, among, { onretry, onshow, ongrow: () => this.follower.grew() });
+    return new Answer(message, among, { onretry, onshow });
   }
 
   #came(run) {

@@ -21,7 +21,7 @@ let model = null;
 const chat = new Chat({
   store,
   settings,
-  follower: new Follower(byId("scroller"), byId("to-end")),
+  follower: new Follower(byId("scroller"), byId("log"), byId("to-end")),
   model: () => model,
   onchange: () => sidebar.refresh(chat.conversation.id),
 });

@@ -86,12 +86,9 @@ export class Question {
 
 /** An answer. While it comes, `update` is called as often as one likes. */
 export class Answer {
-  /**
-   * @param {{onretry: function(): void, onshow: function(Object): void, ongrow: function(): void}} actions
-   */
+  /** @param {{onretry: function(): void, onshow: function(Object): void}} actions */
   constructor(message, among, actions) {
     this.message = message;
-    this.ongrow = actions.ongrow;
     this.thought = new GrowingProse(h("div.prose.thought"));
     this.prose = new GrowingProse(h("div.prose"));
     this.summary = h("summary");
@@ -143,7 +140,6 @@ export class Answer {
     const allShown = this.prose.show(message.content, isWhole) && thoughtShown;
     this.#showRest(isWhole);
     this.cost = performance.now() - begun;
-    this.ongrow();
     this.isBehind = !allShown;
     if (this.isBehind) this.update(this.waiting);
   }

@@ -6,7 +6,7 @@
 import { colour, frame, setMaths } from "./dress.js";
 import { build, cut } from "./markdown.js";
 
-const SLICE = 10; // milliseconds of work at a time
+const SLICE = 6; // milliseconds of work at a time
 const WINDOW = 16_000; // characters looked at in one slice
 
 /** @typedef {{token: Object, nodes: Node[]}} Block */

@@ -5,9 +5,10 @@ const NEAR = 40; // pixels from the end that count as the end
 export class Follower {
   /**
    * @param {HTMLElement} scroller
+   * @param {HTMLElement} content what grows in it
    * @param {HTMLButtonElement} button takes the reader back to the end
    */
-  constructor(scroller, button) {
+  constructor(scroller, content, button) {
     this.scroller = scroller;
     this.button = button;
     this.follows = true;
@@ -15,11 +16,12 @@ export class Follower {
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     scroller.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#leave(), { passive: true });
     button.addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => this.grew()).observe(scroller);
+    const observer = new ResizeObserver(() => this.#grew());
+    observer.observe(scroller);
+    observer.observe(content);
   }
 
-  /** To be called when the content has grown. */
-  grew() {
+  #grew() {
     if (this.follows) this.scroller.scrollTop = this.scroller.scrollHeight;
     else this.#showButton();
   }
@@ -32,7 +34,7 @@ export class Follower {
 
   toEnd() {
     this.follows = true;
-    this.grew();
+    this.#grew();
     this.button.hidden = true;
   }
 

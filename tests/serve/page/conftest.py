@@ -153,7 +153,7 @@ def scripted(script: Script) -> Starlette:
 
 
 @contextlib.contextmanager
-def listening(app: Any) -> Iterator[str]:
+def serving(app: Any) -> Iterator[str]:
     """Serves an application on a free port; gives its address."""
     config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
@@ -171,8 +171,14 @@ def listening(app: Any) -> Iterator[str]:
 def scripted_server() -> Iterator[tuple[str, Script]]:
     """One server for all tests of a file; each fills the script anew."""
     script = Script()
-    with listening(scripted(script)) as address:
+    with serving(scripted(script)) as address:
         yield address, script
+
+
+@pytest.fixture
+def listening() -> Callable[[Any], contextlib.AbstractContextManager[str]]:
+    """Serves an application of the test's own."""
+    return serving
 
 
 @pytest.fixture
