@@ -60,6 +60,11 @@ export class Chat {
     this.isDeleted.delete(id);
   }
 
+  /** Another tab has changed a conversation: go on from there. */
+  changedElsewhere(id) {
+    if (this.conversation.id === id && !this.run) this.open(id);
+  }
+
   /** Asks a question at the end of the branch that is shown. */
   send(text) {
     this.#ask(this.conversation.head, text);
@@ -84,6 +89,7 @@ export class Chat {
     this.follower.toEnd();
     announce("The question was sent");
     await this.#save(conversation);
+    this.store.tell(conversation.id);
     this.onchange();
     await run.go(this.#body(conversation, question), settings.key);
     this.runs.delete(conversation.id);
@@ -101,6 +107,7 @@ export class Chat {
     if (this.isDeleted.has(conversation.id)) return undefined;
     conversation.updated = Date.now();
     await this.#save(conversation);
+    this.store.tell(conversation.id);
     return this.onchange();
   }
 

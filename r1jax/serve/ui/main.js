@@ -46,6 +46,11 @@ const sidebar = new Sidebar(store, {
   onrename: (conversation) => chat.renamed(conversation),
 });
 
+store.onother = (id) => {
+  chat.changedElsewhere(id);
+  sidebar.refresh();
+};
+
 function opened() {
   toggleSidebar(false);
   sidebar.refresh(chat.conversation.id);

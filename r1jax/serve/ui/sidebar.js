@@ -54,6 +54,7 @@ export class Sidebar {
       if (isWanted && input.value.trim() && conversation) {
         conversation.title = titleOf(input.value);
         await this.store.put(conversation);
+        this.store.tell(id);
         this.actions.onrename(conversation);
       }
       await this.refresh();
@@ -72,10 +73,12 @@ export class Sidebar {
     this.actions.ongone(id); // first, so that an answer that still comes is kept no more
     const conversation = await this.store.get(id);
     await this.store.remove(id);
+    this.store.tell(id);
     await this.refresh();
     const act = async () => {
       this.actions.onback(id);
       await this.store.put(conversation);
+      this.store.tell(id);
       await this.refresh();
     };
     toast(`Deleted “${title}”`, { label: "Undo", act });

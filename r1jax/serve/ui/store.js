@@ -16,6 +16,9 @@ export class Store {
   #memory = new Map();
   /** Ids of conversations that are kept, and so may be kept again without counting. */
   #known = new Set();
+  #others = new BroadcastChannel("r1jax");
+  /** Told when another tab has changed a conversation. */
+  onother = (id) => id;
 
   async open() {
     try {
@@ -28,7 +31,13 @@ export class Store {
     } catch {
       this.#database = null;
     }
+    this.#others.onmessage = ({ data }) => this.onother(data);
     return this;
+  }
+
+  /** Lets other tabs know that a conversation has changed. */
+  tell(id) {
+    this.#others.postMessage(id);
   }
 
   /** Whether conversations outlive the page. */

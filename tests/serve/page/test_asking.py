@@ -272,6 +272,14 @@ def test_a_server_that_is_away_is_told_and_met_when_it_is_back(visit, url, scrip
     expect(page.locator("#banner")).to_be_hidden()
 
 
+def test_a_device_that_is_offline_is_told_so(page):
+    expect(page.locator("#hello")).to_have_text("R1-Recital")
+    page.context.set_offline(True)
+    expect(page.locator("#banner")).to_have_text("This device is offline.")
+    page.context.set_offline(False)
+    expect(page.locator("#banner")).to_be_hidden()
+
+
 def test_the_key_is_asked_for_and_kept_in_the_browser(visit, url, script, ask):
     script.key = "s3cret"
     page = visit(url)

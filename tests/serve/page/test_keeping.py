@@ -47,6 +47,23 @@ def test_what_had_come_when_the_page_was_closed_is_kept(page, script, ask):
     expect(page.locator(".note")).to_have_text("Stopped.")
 
 
+def test_two_tabs_go_on_from_one_another(page, url, script, ask, talk):
+    talk(page, "One")
+    other = page.context.new_page()
+    other.goto(url)
+    titles(other).click()
+    for tab, question in ((page, "Two"), (other, "Three")):
+        script.answers.append([("say", "Yes.")])
+        ask(tab, question)
+        for each in (page, other):
+            shown = each.locator(".question .text").last
+            expect(shown).to_have_text(question)
+            expect(each.locator(".stats").last).not_to_be_empty()
+    page.reload()
+    titles(page).click()
+    expect(page.locator(".question .text")).to_have_text(["One", "Two", "Three"])
+
+
 def test_a_conversation_is_renamed(page, talk):
     talk(page, "Question one")
     page.locator("#conversations li").hover()

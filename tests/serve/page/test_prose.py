@@ -69,6 +69,26 @@ def test_blocks_that_are_finished_stay(workbench):
     assert kept == [True, True, True, 3, 3]
 
 
+def test_a_very_long_text_is_made_but_once(workbench):
+    made, shown = workbench.evaluate(
+        """async ([base, text]) => {
+            const { GrowingProse } = await import(base + "render.js");
+            const prose = new GrowingProse(document.createElement("div"));
+            let made = 0;
+            const observer = new MutationObserver(() => {});
+            observer.observe(prose.element, { childList: true, subtree: true });
+            for (let end = 100; end < text.length; end += 100) {
+                prose.show(text.slice(0, end), false);
+                observer.takeRecords().forEach((r) => { made += r.addedNodes.length; });
+            }
+            return [made, prose.element.querySelectorAll("*").length];
+        }""",
+        [workbench.base, "\n\n".join([*DOCUMENTS.values()] * 100)],
+    )
+    assert shown > 5000
+    assert made < 2 * shown  # again at every step would be hundreds of times
+
+
 def test_nothing_that_a_model_writes_runs_or_reaches_anybody(page, script, ask, url):
     asked, dialogs, opened = [], [], []
     page.on("request", lambda request: asked.append(request.url))
