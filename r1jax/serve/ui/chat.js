@@ -8,6 +8,7 @@ import { askKey } from "./settings.js";
 import { queue } from "./stream.js";
 
 const SAVE_EVERY = 1000; // milliseconds, while an answer comes
+const WAITING = "Waiting for the first token";
 const ASK_QUEUE_AFTER = 2; // seconds without a token
 
 export class Chat {
@@ -49,13 +50,14 @@ export class Chat {
     if (this.conversation.id === id) this.start();
   }
 
-  /** A deleted conversation came back, or one has a new title. */
+  /** A conversation has a new title. */
   renamed({ id, title }) {
     for (const known of [this.conversation, this.runs.get(id)?.conversation]) {
       if (known?.id === id) known.title = title;
     }
   }
 
+  /** A deleted conversation has come back. */
   restored(id) {
     this.isDeleted.delete(id);
   }
@@ -87,6 +89,7 @@ export class Chat {
     this.runs.set(conversation.id, run);
     this.#show(conversation);
     this.follower.toEnd();
+    this.views.at(-1).update(WAITING);
     announce("The question was sent");
     await this.#save(conversation);
     this.store.tell(conversation.id);
@@ -103,7 +106,8 @@ export class Chat {
     if (error?.status === 401 && isShown) {
       if (await askKey(this.settings, error.message)) return this.#again(conversation, message, question);
     }
-    announce(error ? error.message : "The answer is complete");
+    const outcome = message.finish === "stopped" ? "Stopped" : "The answer is complete";
+    announce(error ? error.message : outcome);
     if (this.isDeleted.has(conversation.id)) return undefined;
     conversation.updated = Date.now();
     await this.#save(conversation);
@@ -132,7 +136,6 @@ export class Chat {
   /** Shows a conversation, from its first message. */
   #show(conversation) {
     this.conversation = conversation;
-    if (this.run) this.run.onchange = () => {};
     const branch = tree.path(conversation);
     this.views = branch.map((message) => this.#view(message));
     this.log.replaceChildren(...this.views.map((view) => view.element));
@@ -166,8 +169,7 @@ export class Chat {
   }
 
   #came(run) {
-    if (this.conversation !== run.conversation) return;
-    this.views.at(-1).update();
+    if (this.conversation === run.conversation) this.views.at(-1).update();
     if (performance.now() - run.saved < SAVE_EVERY) return;
     run.saved = performance.now();
     this.#save(run.conversation);
@@ -178,7 +180,7 @@ export class Chat {
     for (const run of this.runs.values()) run.tick();
     const { run } = this;
     if (!run || run.message.reasoning || run.message.content) return;
-    let waiting = `Waiting for the first token, ${Math.round(run.seconds)} s`;
+    let waiting = `${WAITING}, ${Math.round(run.seconds)} s`;
     if (run.seconds > ASK_QUEUE_AFTER) {
       const told = await queue(this.settings.key);
       if (told?.waiting) waiting += ` · ${told.waiting} in the queue, ${told.running} being answered`;

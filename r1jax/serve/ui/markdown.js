@@ -9,8 +9,8 @@ const { DOMPurify } = globalThis;
 
 const ALLOWED = {
   ALLOWED_TAGS: [
-    ..."a b blockquote br code del div em h1 h2 h3 h4 h5 h6 hr i li ol p pre s span strong".split(" "),
-    ..."sub sup table tbody td th thead tr u ul".split(" "),
+    ..."a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr li ol p pre span strong".split(" "),
+    ..."table tbody td th thead tr ul".split(" "),
   ],
   ALLOWED_ATTR: ["align", "class", "href", "rel", "start", "target", "title"],
   ALLOW_DATA_ATTR: false,
@@ -22,13 +22,16 @@ const ALLOWED = {
 
 /** Characters that maths may span; an opening sign without an end soon is a plain sign. */
 const LONGEST_MATHS = 4000;
-const BODY = { dollars: `(?:(?!\\$\\$)[^]){1,${LONGEST_MATHS}}?`, brackets: `(?:(?!\\\\\\])[^]){1,${LONGEST_MATHS}}?` };
-const BLOCK = new RegExp(`^ {0,3}(?:\\$\\$(${BODY.dollars})\\$\\$|\\\\\\[(${BODY.brackets})\\\\\\])[ \\t]*(?:\\n|$)`);
+const within = (open, close) => String.raw`${open}((?:(?!${close})[^]){1,${LONGEST_MATHS}}?)${close}`;
+const DOLLARS = within(String.raw`\$\$`, String.raw`\$\$`);
+const BRACKETS = within(String.raw`\\\[`, String.raw`\\\]`);
+const ROUND = within(String.raw`\\\(`, String.raw`\\\)`);
+const BLOCK = new RegExp(String.raw`^ {0,3}(?:${DOLLARS}|${BRACKETS})[ \t]*(?:\n|$)`);
 const BLOCK_OPENS = /^ {0,3}(?:\$\$(?![^]*\$\$)|\\\[(?![^]*\\\]))/;
 const INLINE = [
-  [new RegExp(`^\\\\\\[(${BODY.brackets})\\\\\\]`), true],
-  [new RegExp(`^\\$\\$(${BODY.dollars})\\$\\$`), true],
-  [/^\\\(((?:(?!\\\))[^]){1,4000}?)\\\)/, false],
+  [new RegExp(`^${BRACKETS}`), true],
+  [new RegExp(`^${DOLLARS}`), true],
+  [new RegExp(`^${ROUND}`), false],
   // As pandoc has it, so that "$5 and $6" are prices.
   [/^\$(?!\s)((?:\\[^]|[^\\$\n]){1,400}?)(?<!\s)\$(?!\d)/, false],
 ];
@@ -104,12 +107,27 @@ export function cut(source, isWhole, links) {
   isOpenEnded = !isWhole;
   const lexer = new Lexer(marked.defaults);
   Object.assign(lexer.tokens.links, links);
-  return [...lexer.lex(source)];
+  return orPlain(
+    () => [...lexer.lex(source)],
+    () => [{ type: "plain", raw: source }],
+  );
 }
 
 /** @returns {DocumentFragment} the elements of some blocks; maths is still TeX */
 export function build(tokens) {
-  return purify(marked.parser(tokens));
+  const plain = () => tokens.map(({ raw }) => `<p class="pending">${escape(raw)}</p>`).join("");
+  const isPlain = tokens.some(({ type }) => type === "plain");
+  return purify(isPlain ? plain() : orPlain(() => marked.parser(tokens), plain));
+}
+
+/** Marked calls itself for what is nested; what is nested too deeply is shown as written. */
+function orPlain(make, otherwise) {
+  try {
+    return make();
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return otherwise();
+  }
 }
 
 /** @returns {DocumentFragment} the harmless part of some HTML */

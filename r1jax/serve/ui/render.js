@@ -20,6 +20,7 @@ export class GrowingProse {
 
   #restart(links) {
     this.done = 0; // characters in blocks that stay
+    this.window = WINDOW;
     /** @type {Block[]} shown, but may change */
     this.open = [];
     this.links = links;
@@ -33,8 +34,8 @@ export class GrowingProse {
    */
   show(text, isWhole, slice = SLICE) {
     const end = performance.now() + slice;
-    for (let window = WINDOW; ; ) {
-      const part = text.slice(this.done, this.done + window);
+    for (;;) {
+      const part = text.slice(this.done, this.done + this.window);
       const isLast = this.done + part.length === text.length;
       const tokens = cut(part, isWhole && isLast, this.links);
       const staying = isWhole && isLast ? tokens.length : countStaying(tokens, part);
@@ -44,7 +45,7 @@ export class GrowingProse {
         this.#showOpen(tokens.slice(staying));
         return isWhole ? this.#settleLinks(text, end) : true;
       }
-      if (staying === 0) window *= 2; // one block longer than the window
+      this.window = staying === 0 ? 2 * this.window : WINDOW; // a block may be longer
       if (performance.now() > end) return false;
     }
   }

@@ -307,11 +307,16 @@ def test_waiting_and_the_queue_are_told(visit, url, script, ask):
     script.waiting = 3
     go = script.hold()
     script.answers.append([("hold", go), ("say", "At last.")])
-    page = visit(url)
+    page = visit("about:blank")
+    page.clock.install()
+    page.goto(url)
     ask(page, "Go")
+    expect(page.locator(".answer")).to_be_visible()
+    page.clock.run_for(4000)
     expect(page.locator(".wait")).to_have_text(
         re.compile(r"^Waiting for the first token, \d+ s · 3 in the queue, 8 being")
     )
+    page.clock.resume()
     go.set()
     expect(answers(page)).to_have_text("At last.")
     expect(page.locator(".wait")).to_be_hidden()

@@ -50,6 +50,28 @@ def test_a_long_text_in_slices_becomes_the_same(workbench):
     assert grown == whole
 
 
+def test_every_slice_goes_on_however_little_its_time(workbench):
+    text = "".join(f"{i}. item\n" for i in range(4000)) + "\n" + "word " * 10_000
+    slices, items = workbench.evaluate(
+        """async ([base, text]) => {
+            const { GrowingProse } = await import(base + "render.js");
+            const prose = new GrowingProse(document.createElement("div"));
+            let slices = 1;
+            while (!prose.show(text, true, 0) && slices < 100) slices += 1;
+            return [slices, prose.element.querySelectorAll("li").length];
+        }""",
+        [workbench.base, text],
+    )
+    assert items == 4000
+    assert 1 < slices < 100
+
+
+def test_what_is_nested_too_deeply_is_shown_as_written(page, script, ask):
+    for opening in (">", "- ", "**[", "\\["):
+        prose = said(page, script, ask, f"{opening * 3000} deep")
+        expect(prose).to_contain_text("deep")
+
+
 def test_blocks_that_are_finished_stay(workbench):
     kept = workbench.evaluate(
         """async ([base]) => {

@@ -55,6 +55,20 @@ def test_the_servers_words_are_shown(visit, site, llm, ask):
     expect(page.locator(".trouble")).to_contain_text("The engine failed")
 
 
+def test_the_servers_queue_is_told(visit, site, llm, ask):
+    llm.engine.go.clear()
+    page = visit("about:blank")
+    page.clock.install()
+    page.goto(site.url)
+    ask(page, "1+1?")
+    expect(page.locator(".wait")).to_have_text("Waiting for the first token")
+    page.clock.run_for(4000)
+    expect(page.locator(".wait")).to_contain_text("2 in the queue, 1 being answered")
+    page.clock.resume()
+    llm.engine.go.set()
+    expect(page.locator(".answer > .prose")).to_have_text("It is 2. 🎉 Done")
+
+
 def test_a_plain_model_is_not_asked_to_think(visit, plain_site, ask):
     page = visit(plain_site.url)
     expect(page.get_by_role("button", name="DeepThink")).to_be_disabled()
