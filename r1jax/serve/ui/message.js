@@ -110,6 +110,7 @@ export class Answer {
     );
     this.element = h("article.answer", { "aria-label": "Answer", "data-id": message.id });
     this.element.append(this.details, this.prose.element, this.wait, this.note, this.trouble, this.bar);
+    this.isAlone = among.length < 2;
     this.isDue = false;
     this.cost = 0;
   }
@@ -162,7 +163,8 @@ export class Answer {
     this.wait.hidden = !this.waiting || isWhole;
     this.wait.textContent = this.waiting;
     this.element.setAttribute("aria-busy", String(!isWhole));
-    this.bar.hidden = !isWhole;
+    const isBare = message.error && !message.content && this.isAlone; // nothing to do with it
+    this.bar.hidden = !isWhole || Boolean(isBare);
     this.trouble.hidden = !message.error;
     if (message.error && !this.trouble.firstChild) this.trouble.append(h("p", {}, message.error), this.retry);
     const notes = { length: "Ended at the limit of tokens.", stopped: "Stopped." };

@@ -233,6 +233,7 @@ def test_an_error_of_the_server_is_told_and_the_question_tried_again(page, scrip
     expect(page.get_by_role("alert")).to_contain_text(
         "The queue is full. Fix: come back."
     )
+    expect(page.get_by_role("button", name="Copy answer")).to_be_hidden()
     page.get_by_role("button", name="Try again").click()
     expect(answers(page)).to_have_text("OK")
     expect(page.locator(".branches")).to_have_count(0)  # nothing was lost with it
