@@ -48,6 +48,7 @@ TEST = [
     "jax[tpu]>=0.10; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "jsonschema",
     "openai",
+    "playwright",  # drives a Chromium that is installed beside it
     "pytest",
     "pytest-xdist",
     "safetensors",
@@ -82,7 +83,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["r1jax", "r1jax.*"]), "r1jax.configs"],
     package_dir={"r1jax": "r1jax", "r1jax.configs": "configs"},
-    package_data={"r1jax": ["py.typed"]},
+    package_data={"r1jax": ["py.typed"], "r1jax.serve": ["ui/**/*"]},
     install_requires=CORE,
     extras_require={
         "serve": SERVE,

@@ -27,6 +27,7 @@ from r1jax.serve.generation import Admission, Choice, Generation, Limits
 from r1jax.serve.job import Job, check_model
 from r1jax.serve.log import RequestRecord
 from r1jax.serve.metrics import Metrics
+from r1jax.serve.page import Page
 from r1jax.serve.profiler import Profiler
 from r1jax.serve.response_store import ResponseStore
 from r1jax.serve.stream import (
@@ -149,6 +150,7 @@ class _Handlers:
             Route("/metrics", self.metrics),
             Route("/version", self.version),
             Route("/openapi.json", self.openapi),
+            *Page().routes(),
         ]
         if self._options.profiler_dir is not None:
             profiler = Profiler(self._options.profiler_dir)
@@ -259,6 +261,7 @@ class _Handlers:
             "created": self._created,
             "owned_by": "r1jax",
             "max_model_len": self._llm.engine.max_model_len,
+            "reasoning": self._llm.reasoning,
         }
 
     async def _read(self, request: Request) -> tuple[dict[str, Any], "LLM", str]:

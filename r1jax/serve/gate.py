@@ -16,7 +16,9 @@ from r1jax.serve.log import RequestRecord, log_request
 from r1jax.serve.metrics import Metrics
 from r1jax.serve.stream import write_json
 
-OPEN_PATHS = frozenset({"/health", "/ping"})  # for probes, which carry no key
+# For probes, and for the page before its user has typed a key.
+OPEN_PATHS = frozenset({"/health", "/ping", "/"})
+OPEN_FOLDER = "/ui/"
 MESSAGES = re.compile(r"(^|/)messages(/count_tokens)?$")  # Anthropic's paths
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _GONE = 499  # nginx's number of a request whose client left before its answer
@@ -68,7 +70,7 @@ class Gate:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN_PATHS and not self._knows(headers):
+            if not _is_open(scope["path"]) and not self._knows(headers):
                 error = _unauthorized()
                 record.code = error.code
                 await error_response(error, scope["path"])(scope, receive, send_named)
@@ -83,7 +85,7 @@ class Gate:
             took = time.monotonic() - start
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.count_http(_handler(scope), method, status or _GONE, took)
-            if scope["path"] not in OPEN_PATHS:
+            if not _is_open(scope["path"]):
                 log_request(record, status or _GONE, took)
 
     def _knows(self, headers: Headers) -> bool:
@@ -106,6 +108,10 @@ def _handler(scope: Scope) -> str:
     for name, value in scope.get("path_params", {}).items():
         path = path.removesuffix(str(value)) + "{" + name + "}"
     return path
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def _digest(key: bytes) -> bytes:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from r1jax.answer import Delta, TokenLogprob
 from r1jax.serve.answering import ChunkWriter, stream
-from r1jax.serve.chat import ChatShape
-from r1jax.serve.completions import CompletionShape
+from r1jax.serve.chat_request import ChatRequest
+from r1jax.serve.chat_shape import ChatShape
+from r1jax.serve.completions import CompletionShape, Prompt
 from r1jax.serve.job import Job, Usage
-from r1jax.serve.protocol import StreamOptions
+from r1jax.serve.protocol import CompletionRequest, StreamOptions
 from r1jax.serve.stream import write_event
 
 TOKENIZER = SimpleNamespace(token_bytes=lambda index: b"x")
@@ -27,10 +28,26 @@ DELTAS = st.builds(
     logprobs=st.sampled_from([(), (LOGPROB,)]),
     finish=st.sampled_from([None, None, None, "stop"]),
 )
+
+
+def chat(thinking, **more):
+    body = {"messages": [{"role": "user", "content": "a"}], **more}
+    return ChatShape(TOKENIZER, "m", thinking, ChatRequest.parse(body))
+
+
+def text(*echoes):
+    prompts = [Prompt([1], echo, [0]) for echo in echoes]
+    request = CompletionRequest.parse({"prompt": "a"})
+    return CompletionShape(TOKENIZER, "m", prompts, request)
+
+
 SHAPES = {
-    "chat": lambda: ChatShape(TOKENIZER, "m", True, False),
-    "chat with logprobs": lambda: ChatShape(TOKENIZER, "m", None, True),
-    "text": lambda: CompletionShape(TOKENIZER, "m", ["ec\0ho", ""], False),
+    "chat": lambda: chat(True),
+    "chat with logprobs": lambda: chat(None, logprobs=True),
+    "chat without thoughts": lambda: chat(True, include_reasoning=False),
+    "chat in one text": lambda: chat(True, separate_reasoning=False),
+    "chat with thoughts at once": lambda: chat(True, stream_reasoning=False),
+    "text": lambda: text("ec\0ho", ""),
 }
 
 
@@ -70,7 +87,7 @@ def test_deltas_that_wait_go_out_in_one_piece():
             yield [(0, Delta(content="d", finish="stop"))]
 
     async def pieces():
-        job = Job([], CompletionShape(TOKENIZER, "m", [""], False), 3, True, None)
+        job = Job([], text(""), 3, True, None)
         return [piece async for piece in stream(job, Generation())]
 
     first, second, last = asyncio.run(pieces())

@@ -173,7 +173,7 @@ def test_so_many_run_at_a_time_and_no_more(run, tmp_path, llm, monkeypatch):
     llm.engine.go.clear()  # until so many have come
     submit = llm.engine.submit
 
-    def count(prompt, sampling, on_event):
+    def count(prompt, sampling, on_event, guide=None):
         def hear(event):
             if event.finish:
                 running.discard(name)
@@ -184,7 +184,7 @@ def test_so_many_run_at_a_time_and_no_more(run, tmp_path, llm, monkeypatch):
         most[0] = max(most[0], len(running))
         if len(running) == 16:
             llm.engine.go.set()
-        return submit(prompt, sampling, hear)
+        return submit(prompt, sampling, hear, guide)
 
     monkeypatch.setattr(llm.engine, "submit", count)
     names = [str(i) for i in range(60)]

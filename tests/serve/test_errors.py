@@ -289,10 +289,10 @@ def test_a_request_that_fails_half_way_leaves_nothing_running(
     llm.engine.go.clear()
     submit = llm.engine.submit
 
-    def second_fails(*arguments):
+    def second_fails(*arguments, **more):
         if llm.engine.prompts:
             raise error
-        return submit(*arguments)
+        return submit(*arguments, **more)
 
     monkeypatch.setattr(llm.engine, "submit", second_fails)
     error_of(site.chat(n=2), 400 if isinstance(error, RequestError) else 500)
@@ -300,7 +300,7 @@ def test_a_request_that_fails_half_way_leaves_nothing_running(
 
 
 def test_an_error_of_our_own_is_a_500_without_details(site, llm, monkeypatch, caplog):
-    monkeypatch.setattr(llm.engine, "submit", lambda *_: 1 / 0)
+    monkeypatch.setattr(llm.engine, "submit", lambda *_, **more: 1 / 0)
     error = error_of(site.chat(), 500)
     assert "division" not in error["message"]
     assert "ZeroDivisionError" in caplog.text
