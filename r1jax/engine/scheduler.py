@@ -60,7 +60,7 @@ class Sequence:
       named: How many of its pages were made findable, or were found.
       found: Tokens that were in the cache when it was last admitted.
       cached: The same of its first admission; None before that.
-      awaits: The page that it waits for another to fill, if that is still being filled.
+      awaits: Who was filling its next page when it was last looked for.
       arrived: When it came, by `time.monotonic`.
       queued: Seconds until it was first admitted; None before.
     """
@@ -87,7 +87,7 @@ class Sequence:
     named: int = 0
     found: int = 0
     cached: int | None = None
-    awaits: bytes = b""
+    awaits: "Sequence | None" = field(default=None, repr=False)
     arrived: float = field(default_factory=time.monotonic)
     queued: float | None = None
 
@@ -292,7 +292,7 @@ class Scheduler:
         Those of strictly better priority take them from running ones, whose rows are
         then taken out of `decodes`.
         """
-        filled: dict[bytes, int] = {}
+        filled: dict[bytes, Sequence] = {}
         for shard in self._shards:
             if self.waiting and shard.slots:
                 for sequence in shard.running:
@@ -310,20 +310,28 @@ class Scheduler:
             else:
                 return
 
-    def _note_filled(self, sequence: Sequence, filled: dict[bytes, int]) -> None:
-        """Notes the page that a sequence's next chunk goes on filling, and for whom."""
+    def _note_filled(self, sequence: Sequence, filled: dict[bytes, Sequence]) -> None:
+        """Notes the page that a sequence's next chunk goes on filling."""
         column = sequence.computed // self._size
         if column < min(len(sequence.names), sequence.from_host // self._size):
-            filled.setdefault(sequence.names[column], sequence.sampling.priority)
+            filled.setdefault(sequence.names[column], sequence)
 
-    def _awaits(self, sequence: Sequence, filled: dict[bytes, int]) -> bool:
-        """Says whether one of no worse priority is filling a sequence's next page."""
+    def _awaits(self, sequence: Sequence, filled: dict[bytes, Sequence]) -> bool:
+        """Says whether one of no worse priority is filling a sequence's next page.
+
+        The page where its filler has come to is tried first: that is one look for each
+        of the many that wait for the same beginning.
+        """
+        if not filled:
+            return False
+        names, filler = self._names(sequence), sequence.awaits
+        column = filler.computed // self._size if filler else len(names)
+        if column >= len(names) or names[column] not in filled:
+            column = max((place[0] for place in self._places(names)), default=0)
+        filler = filled.get(names[column]) if column < len(names) else None
+        sequence.awaits = filler
         priority = sequence.sampling.priority
-        if filled.get(sequence.awaits, priority + 1) > priority:
-            names = self._names(sequence)
-            found = max((place[0] for place in self._places(names)), default=0)
-            sequence.awaits = names[found] if found < len(names) else b""
-        return filled.get(sequence.awaits, priority + 1) <= priority
+        return filler is not None and filler.sampling.priority <= priority
 
     def _reads(self, sequence: Sequence) -> bool:
         return self._caching and sequence.sampling.prompt_logprobs is None
@@ -354,6 +362,7 @@ class Scheduler:
         names = self._names(sequence)
         for found, number, home in self._places(names):
             if self._shards[number].admit(sequence, names[:found], home):
+                sequence.awaits = None
                 if sequence.cached is None:
                     sequence.cached = sequence.found
                     sequence.queued = time.monotonic() - sequence.arrived

@@ -68,7 +68,7 @@ class ChunkWriter:
             self._counted and options is not None and options.continuous_usage_stats
         )
         self._steady = job.shape.steady and not (self._always or job.extras)
-        self._frames: dict[tuple[int, bool], list[str] | None] = {}
+        self._frames: dict[tuple[int, bool], list[str]] = {}
 
     def write(self, index: int, delta: Delta) -> str:
         """Writes one delta of one choice; nothing where there is nothing to say."""
@@ -98,12 +98,10 @@ class ChunkWriter:
             chunk["usage"] = self._usage.body() if self._always else None
         return "".join(map(write_event, chunks))
 
-    def _frame(self, index: int, thought: bool) -> list[str] | None:
-        """Gives what is written around a text; None if it is not shown."""
+    def _frame(self, index: int, thought: bool) -> list[str]:
+        """Gives what is written around a text, as often as it is; "" if it is not."""
         marked = Delta(reasoning=_MARK) if thought else Delta(content=_MARK)
-        written = self._plain(index, marked)
-        pieces = written.split(encode_basestring(_MARK))
-        return pieces if len(pieces) > 1 else None
+        return self._plain(index, marked).split(encode_basestring(_MARK))
 
 
 def _is_text(delta: Delta) -> bool:

@@ -1,7 +1,7 @@
 """Chat completions: from messages to a prompt, and to what may be answered."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from r1jax.serve.answer_plan import AnswerPlan
 from r1jax.serve.chat_request import ChatRequest
@@ -47,19 +47,17 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
         )
     if request.max_completion_tokens is not None:
         request.max_tokens = request.max_completion_tokens
-    tools = toolbox(request.tools, request.tool_choice, request.parallel_tool_calls)
-    form = form_of(request.response_format, request.structured_outputs)
-    ids, thinking = _read(request, llm, tools, form)
+    read = _read(request, llm)
     limit = llm.engine.max_model_len
-    ids = request.truncated(ids, limit)
+    ids = request.truncated(read.ids, limit)
     check_length(len(ids), limit, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     samplings = request.sampling(llm.default_sampling, limit, logprobs)
-    plan = AnswerPlan(request, llm, thinking, tools, form)
+    plan = AnswerPlan(request, llm, read.thinking, read.tools, read.form)
     plan.check(samplings[0])
     return Job(
         [plan.choice(ids, sampling) for sampling in samplings],
-        ChatShape(llm.tokenizer, model, thinking, request),
+        ChatShape(llm.tokenizer, model, read.thinking, request),
         len(ids),
         request.stream,
         request.stream_options,
@@ -74,16 +72,21 @@ def prompt(body: dict[str, Any], llm: "LLM") -> list[int]:
       ApiError: Something in the request is wrong.
       TextError: The chat template refuses the messages.
     """
-    request = ChatRequest.parse(body)
+    return _read(ChatRequest.parse(body), llm).ids
+
+
+class _Read(NamedTuple):
+    """A prompt, and what the answer may be; `thinking` is `LLM.render`'s."""
+
+    ids: list[int]
+    thinking: bool | None
+    tools: Toolbox | None
+    form: Form | None
+
+
+def _read(request: ChatRequest, llm: "LLM") -> _Read:
     tools = toolbox(request.tools, request.tool_choice, request.parallel_tool_calls)
     form = form_of(request.response_format, request.structured_outputs)
-    return _read(request, llm, tools, form)[0]
-
-
-def _read(
-    request: ChatRequest, llm: "LLM", tools: Toolbox | None, form: Form | None
-) -> tuple[list[int], bool | None]:
-    """Gives the prompt's ids, and how the answer begins; see `LLM.render`."""
     text, thinking = llm.render(
         _turns(request, form),
         _wants_thinking(request),
@@ -91,7 +94,7 @@ def _read(
         tools,
         request.continues,
     )
-    return llm.tokenizer.encode(text), thinking
+    return _Read(llm.tokenizer.encode(text), thinking, tools, form)
 
 
 def _turns(request: ChatRequest, form: Form | None) -> Sequence[Turn]:

@@ -48,6 +48,7 @@ def prepare(body: dict[str, Any], llm: "LLM", model: str) -> Job:
                 tokenizer,
                 request.stop,
                 include_stop=request.include_stop_str_in_output,
+                min_tokens=sampling.min_tokens,
                 skip_special=request.skip_special_tokens,
             ),
             forbidden.guide() if forbidden else None,

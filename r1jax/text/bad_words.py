@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from r1jax.text.reasoning import CLOSE, OPEN
 from r1jax.text.tokenizer import Tokenizer
 
 _APART = b"\xff"  # no text holds this byte
@@ -22,8 +21,7 @@ class TokenIndex:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Reads the whole vocabulary; control tokens and marks are not its text."""
-        marks = (tokenizer.token_id(mark) for mark in (OPEN, CLOSE))
-        special = tokenizer.special_ids.union(m for m in marks if m is not None)
+        special = tokenizer.named_ids
         count = tokenizer.vocab_size
         self.bytes = [
             b"" if token in special else tokenizer.token_bytes(token)

@@ -121,11 +121,6 @@ class Tokenizer:
         """Returns the tokens that no ordinary text has: control tokens and marks."""
         return self._vocabulary.named
 
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Returns the control tokens, which are no part of a text."""
-        return frozenset(self._vocabulary.special)
-
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, adding none; tokens named in it become their id.
 

@@ -12,9 +12,10 @@ from r1jax.answer import Delta, TokenLogprob
 from r1jax.serve.answering import ChunkWriter, stream
 from r1jax.serve.chat_request import ChatRequest
 from r1jax.serve.chat_shape import ChatShape
+from r1jax.serve.completion_request import CompletionRequest
 from r1jax.serve.completions import CompletionShape, Prompt
 from r1jax.serve.job import Job, Usage
-from r1jax.serve.protocol import CompletionRequest, StreamOptions
+from r1jax.serve.protocol import StreamOptions
 from r1jax.serve.stream import write_event
 
 TOKENIZER = SimpleNamespace(token_bytes=lambda index: b"x")

@@ -18,7 +18,7 @@ async def visit(address, rng: random.Random, seen: Counter, lost: list) -> None:
     count = rng.randint(1, 60)
     stream = rng.random() < 0.6
     body = {
-        "prompt": "a" * rng.choice([1, 20, 100]),
+        "prompt": rng.choice("abcdefgh") * rng.choice([1, 20, 100]),
         "max_tokens": count,
         "ignore_eos": True,
         "stream": stream,
