@@ -4,24 +4,29 @@ import asyncio
 import json
 from urllib.parse import urlsplit
 
+import jax
 import pytest
 
 import r1jax
 from r1jax.errors import CheckpointError
 from serve.fuzz import post
 
-TOKENS = 12
+TOKENS = 10
 TOPICS = ("rain", "iron", "Paris", "bread", "the moon", "music", "whales", "glass")
 
 
 @pytest.fixture(scope="module")
 def smollm():
     """The small real model, of which thirty-two run at a time."""
+    hurried = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)  # it has work to do
     try:
         llm = r1jax.load(max_model_len=256, max_num_seqs=32, page_size=32)
+        llm.engine.wait_until_compiled()
     except CheckpointError as error:
         pytest.skip(str(error))
-    llm.engine.wait_until_compiled()
+    finally:
+        jax.config.update("jax_disable_most_optimizations", hurried)
     yield llm
     llm.close()
 
