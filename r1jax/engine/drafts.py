@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from r1jax.config import ModelConfig
-from r1jax.engine.scheduler import Sequence
+from r1jax.engine.plans import Sequence
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import ConfigError
 

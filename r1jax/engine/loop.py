@@ -28,9 +28,10 @@ from r1jax.engine.drafts import (
 from r1jax.engine.follow import follow
 from r1jax.engine.guides import Guide, rules_for
 from r1jax.engine.pages import cut, name_pages
+from r1jax.engine.plans import Plan, Row, Sequence
 from r1jax.engine.results import end_without_token, fetch, result
 from r1jax.engine.runner import Runner
-from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence
+from r1jax.engine.scheduler import Scheduler
 from r1jax.engine.shapes import Shapes
 from r1jax.engine.steps import Outputs
 from r1jax.engine.types import (

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.cache import Batch, Geometry
+from r1jax.engine.plans import Plan, Sequence
 from r1jax.engine.sampling import RowSampling
-from r1jax.engine.scheduler import Plan, Sequence
 from r1jax.target import Target
 from r1jax.typing import Array, Int
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import jax
 import numpy as np
 
-from r1jax.engine.scheduler import Plan, Row, Sequence
+from r1jax.engine.plans import Plan, Row, Sequence
 from r1jax.engine.steps import LOGPROBS, PROMPT_LOGPROBS, Outputs
 from r1jax.engine.types import Event
 

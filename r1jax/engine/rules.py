@@ -10,7 +10,7 @@ import numpy as np
 
 from r1jax.engine.guides import words_of
 from r1jax.engine.packing import BIASED, MASKED
-from r1jax.engine.scheduler import Plan, Row
+from r1jax.engine.plans import Plan, Row
 from r1jax.engine.types import MAX_BIASES
 
 Biases = tuple[tuple[int, float], ...]

@@ -16,9 +16,9 @@ from r1jax import sharding
 from r1jax.cache import Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine import packing
+from r1jax.engine.plans import Plan, Row, Share
 from r1jax.engine.programs import Programs, Writers, shape_of, state_shapes
 from r1jax.engine.rules import Mirror
-from r1jax.engine.scheduler import Plan, Row, Share
 from r1jax.engine.steps import Outputs
 from r1jax.target import Target
 from r1jax.typing import Array, PyTree

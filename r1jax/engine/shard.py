@@ -1,12 +1,9 @@
 """One data shard: who runs there, and with which slot and pages."""
 
 from bisect import insort
-from typing import TYPE_CHECKING
 
 from r1jax.engine.pages import Pages, name_pages
-
-if TYPE_CHECKING:
-    from r1jax.engine.scheduler import Sequence
+from r1jax.engine.plans import Sequence
 
 
 class Shard:
@@ -25,7 +22,7 @@ class Shard:
         self.slots = list(range((number + 1) * slots - 1, number * slots - 1, -1))
         self.running: list[Sequence] = []
 
-    def feeding(self, shortest: bool) -> list["Sequence"]:
+    def feeding(self, shortest: bool) -> list[Sequence]:
         """Returns sequences with tokens left to feed, in the order of their turns.
 
         The best rank goes first, or of its priority the one that has the least left.
@@ -43,7 +40,7 @@ class Shard:
         """Returns the rank of who is preempted first; less than any if nobody runs."""
         return self.running[-1].rank if self.running else ()
 
-    def admit(self, sequence: "Sequence", found: list[bytes], home: int) -> bool:
+    def admit(self, sequence: Sequence, found: list[bytes], home: int) -> bool:
         """Gives a slot, the pages found and new ones; False if pages do not suffice."""
         known, owned = len(sequence.tokens), sequence.pages
         self.pages.share(owned, found, home)
@@ -58,7 +55,7 @@ class Shard:
         insort(self.running, sequence, key=lambda s: s.rank)
         return True
 
-    def name(self, sequence: "Sequence") -> None:
+    def name(self, sequence: Sequence) -> None:
         """Makes pages findable whose tokens are known and planned to be computed."""
         size = self.pages.page_size
         full = min(sequence.computed, len(sequence.tokens)) // size
@@ -68,7 +65,7 @@ class Shard:
             self.pages.name(sequence.pages, sequence.names, columns, sequence.home)
             sequence.named = full
 
-    def release(self, sequence: "Sequence") -> None:
+    def release(self, sequence: Sequence) -> None:
         """Takes a sequence's slot back and lets its pages go."""
         self.running.remove(sequence)
         self.pages.release(sequence.pages, sequence.home)

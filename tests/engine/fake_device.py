@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.engine.pages import Pages
-from r1jax.engine.scheduler import Plan
+from r1jax.engine.plans import Plan
 
 VOCABULARY = 50
 

@@ -2,7 +2,8 @@
 
 from engine.fake_device import FakeDevice
 from r1jax.engine.pages import Pages
-from r1jax.engine.scheduler import Plan, Row, Scheduler, Sequence
+from r1jax.engine.plans import Plan, Row, Sequence
+from r1jax.engine.scheduler import Scheduler
 from r1jax.engine.shapes import Shapes
 from r1jax.engine.types import SamplingParams
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from r1jax.cache import Geometry
 from r1jax.engine.packing import Form, fields, pack, unpack, views
-from r1jax.engine.scheduler import Plan, Row, Sequence, Share
+from r1jax.engine.plans import Plan, Row, Sequence, Share
 from r1jax.engine.types import SamplingParams
 from r1jax.target import PLAIN
 

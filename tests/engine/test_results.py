@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from r1jax.cache import Geometry
+from r1jax.engine.plans import Plan, Row, Sequence, Share
 from r1jax.engine.results import fetch, result
-from r1jax.engine.scheduler import Plan, Row, Sequence, Share
 from r1jax.engine.types import SamplingParams
 
 GEOMETRY = Geometry(1, 1, 4)

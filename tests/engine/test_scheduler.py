@@ -18,7 +18,8 @@ from engine.host import Host
 from r1jax.cache import Geometry
 from r1jax.engine.guides import BadWords, Rules
 from r1jax.engine.pages import Pages
-from r1jax.engine.scheduler import Scheduler, Sequence
+from r1jax.engine.plans import Sequence
+from r1jax.engine.scheduler import Scheduler
 from r1jax.engine.shapes import Shapes
 from r1jax.engine.types import SamplingParams
 
