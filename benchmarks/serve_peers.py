@@ -1,6 +1,6 @@
 """The server beside vLLM's on CPU and llama.cpp's own, driven by guidellm.
 
-One set of float32 weights (SmolLM2), the same threads; 128 tokens in, 128 out. All
+One set of float32 weights (SmolLM2), the same threads; 128 tokens in, 128 out, greedy. All
 servers stay up and are asked in turn, round by round; medians are printed, one JSON
 line for each server and number of streams, and what the others of the machine took.
 
@@ -125,10 +125,16 @@ def drive(
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
+        backend = {
+            "kind": "openai_http",
+            "target": url,
+            "model": "smollm2",
+            "request_format": "/v1/completions",
+            "extras": {"body": {"temperature": 0}},
+        }
         line = (
             f"{python} -m guidellm run --disable-console "
-            f"--backend kind=openai_http,target={url},model=smollm2,"
-            "request_format=/v1/completions "
+            f"--backend {shlex.quote(json.dumps(backend))} "
             f"--profile kind=concurrent,streams={streams} "
             f"--constraint kind=max_requests,count={requests} "
             "--data kind=synthetic_text,prompt_tokens=128,output_tokens=128 "
@@ -174,7 +180,8 @@ def main() -> None:
         for streams in args.streams:
             found: dict[str, list[dict[str, float]]] = {name: [] for name in urls}
             others = Others()
-            for seed in range(args.rounds):
+            for turn in range(args.rounds):
+                seed = 100 * streams + turn  # no prompt is asked twice
                 for name, url in urls.items():
                     count = streams * (2 if streams > 1 else 4)
                     figures = drive(args.guidellm, url, streams, count, model, seed)

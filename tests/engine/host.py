@@ -26,6 +26,8 @@ class Host:
         shapes = Shapes(slots, chunk)
         for geometry in (*shapes.first, *shapes.rest):
             shapes.open(geometry)
+        for geometry in shapes.judging:
+            shapes.open(geometry, scores=True)
         self.pages = [
             Pages(pages + 1, page_size, devices, columns) for _ in range(shards)
         ]

@@ -51,7 +51,9 @@ async def send_all(address, several) -> Counter:
     return seen
 
 
-@pytest.mark.parametrize("count", [320, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [320, pytest.param(10_000, marks=pytest.mark.slow(minutes=2))]
+)
 def test_malformed_requests_break_nothing(serve, real_llm, eventually, count):
     with serve(real_llm) as site:
         parts = urlsplit(site.url)

