@@ -1,7 +1,7 @@
 """The server beside vLLM's on CPU and llama.cpp's own, driven by guidellm.
 
-One set of float32 weights (SmolLM2), the same threads; 128 tokens in, 128 out, greedy. All
-servers stay up and are asked in turn, round by round; medians are printed, one JSON
+One set of float32 weights (SmolLM2), the same threads; 128 tokens in, 128 out, greedy.
+All servers stay up and are asked in turn, round by round; medians are printed, one JSON
 line for each server and number of streams, and what the others of the machine took.
 
     python benchmarks/serve_peers.py --guidellm PYTHON --vllm PYTHON --llama-cpp PYTHON

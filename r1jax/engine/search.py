@@ -74,22 +74,22 @@ def search(logits: Array, rows: "RowSampling", uniform: Array) -> Array:
 
 def _kept(tokens: _Tokens, rows: "RowSampling") -> tuple[_Prefix, Array]:
     """Returns what top-k, top-p and min-p keep, and its probability."""
-    vocabulary = tokens.keys.shape[-1]
-    every = jnp.zeros((len(tokens.keys), 1), jnp.int32)
-    whole = _Prefix(every + _LOW, every + vocabulary)
+    vocabulary, most = tokens.keys.shape[-1], rows.top_k[:, None]
+    possible = jnp.where(tokens.share > 0, tokens.keys, _HIGH)
+    lowest = jnp.min(possible, -1, keepdims=True)
+    whole = _Prefix(lowest, jnp.full_like(lowest, vocabulary))
+    limited = (most > 0) & (most < vocabulary)
 
     def first_few() -> tuple[_Prefix, Array]:
-        most = rows.top_k[:, None]
         key = _first_key(tokens.more, most - 1)
         some = _Prefix(key, most - tokens.more(key))
-        limited = (most > 0) & (most < vocabulary)
         mass = tokens.above(key) + some.ties * tokens.of(key)
         return _where(limited, some, whole), jnp.where(limited, mass, 1.0)
 
     def all_of_them() -> tuple[_Prefix, Array]:
-        return whole, jnp.ones(every.shape)
+        return whole, jnp.ones(lowest.shape)
 
-    kept, mass = jax.lax.cond((rows.top_k > 0).any(), first_few, all_of_them)
+    kept, mass = jax.lax.cond(limited.any(), first_few, all_of_them)
     nucleus = rows.top_p[:, None] < 1
     # Kept is what begins below the limit; the float before it makes that "not above".
     limit = jnp.nextafter(rows.top_p[:, None] * mass, 0.0)
@@ -98,13 +98,13 @@ def _kept(tokens: _Tokens, rows: "RowSampling") -> tuple[_Prefix, Array]:
     kept = _fewer(kept, _where(nucleus, _Prefix(key, ties), whole))
     least = rows.min_p[:, None] * jnp.max(tokens.share, -1, keepdims=True)
     enough = jnp.where(tokens.share >= least, tokens.keys, _HIGH)
-    lowest = jnp.min(enough, -1, keepdims=True)
+    least_key = jnp.min(enough, -1, keepdims=True)
     likely = rows.min_p[:, None] > 0
-    kept = _fewer(kept, _where(likely, _Prefix(lowest, whole.ties), whole))
+    kept = _fewer(kept, _where(likely, _Prefix(least_key, whole.ties), whole))
     ties = jnp.minimum(kept.ties, jnp.sum(tokens.keys == kept.key, -1, keepdims=True))
     kept = _Prefix(kept.key, ties)
     mass = tokens.above(kept.key) + ties * tokens.of(kept.key)
-    free = (kept.key == _LOW) & ~nucleus & ~likely
+    free = ~limited & ~nucleus & ~likely
     return kept, jnp.where(free, 1.0, mass)
 
 
