@@ -10,7 +10,7 @@ import pytest
 from engine.collect import ask, submit
 from golden_files import golden
 from r1jax import cache, model, parameters
-from r1jax.engine import loop, simple
+from r1jax.engine import simple, stepper
 from r1jax.engine.drafts import guess_for
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import EngineOptions, SamplingParams
@@ -67,7 +67,7 @@ def check_guesses(monkeypatch, form, count):
         seen.append((list(sequence.tokens), found))
         return found
 
-    monkeypatch.setattr(loop, "guess_for", note)
+    monkeypatch.setattr(stepper, "guess_for", note)
     engine = run_engine(config, params, form, count)
     running = [
         submit(engine, prompt.tolist(), max_tokens=len(wanted), ignore_eos=True)[1]

@@ -78,7 +78,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_compiled(capsys)
 
 @needs_compiler
 @pytest.mark.tpu_compile
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 @pytest.mark.parametrize(
     ("topology", "dtype", "tokens"),
     [
