@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r1jax.serve.errors import ApiError, anthropic_body, unexpected
@@ -101,13 +102,15 @@ class Gate:
 
 
 def _handler(scope: Scope) -> str:
-    """Names the route that took a request; one name for all that none took."""
+    """Names the route that took a request; one name for all that none took.
+
+    It is the route's template: clients must not make new series with what they ask.
+    """
     if "endpoint" not in scope:
         return "none"
-    path: str = scope["path"]
-    for name, value in scope.get("path_params", {}).items():
-        path = path.removesuffix(str(value)) + "{" + name + "}"
-    return path
+    took = (r for r in scope["app"].routes if r.matches(scope)[0] is not Match.NONE)
+    template: str = next(took).path
+    return template.replace(":path", "")
 
 
 def _is_open(path: str) -> bool:

@@ -97,6 +97,26 @@ def test_http_answers_are_counted_by_route_method_and_status(site):
     assert value(samples, "process_resident_memory_bytes") > 0
 
 
+def test_what_clients_ask_for_makes_no_series_of_its_own(site):
+    for name in ("a", "b", "cancel", "c", "a/b"):
+        site.client.post(f"/v1/responses/{name}/cancel")
+        site.client.get(f"/v1/models/{name}")
+        site.client.get(f"/ui/{name}/{name}.js")
+        site.client.get(f"/nowhere/{name}")
+    seen = {
+        sample.labels["handler"]
+        for family in text_string_to_metric_families(site.client.get("/metrics").text)
+        for sample in family.samples
+        if family.name == "http_requests"
+    }
+    assert seen == {
+        "/v1/responses/{id}/cancel",
+        "/v1/models/{model}",
+        "/ui/{digest}/{path}",
+        "none",
+    }
+
+
 def test_the_parts_of_a_requests_time_make_its_whole(serve, real_llm):
     with serve(real_llm) as site:
         before = real_llm.engine.stats()
