@@ -15,6 +15,7 @@ from r1jax import model
 from r1jax.cache import Batch, Geometry, Pools
 from r1jax.config import ModelConfig
 from r1jax.engine.packing import Form, StepInput, asked
+from r1jax.engine.sampling import likeliest
 from r1jax.typing import Array, PyTree
 
 
@@ -94,8 +95,7 @@ def _last_accepted(form: Form, batch: Batch, token: Array) -> Array:
 
 
 def _likeliest(config: ModelConfig, params: PyTree, ahead: Array) -> Array:
-    logits = model.mtp_logits(config, params, ahead)
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return likeliest(model.mtp_logits(config, params, ahead))
 
 
 def _page_size(pools: Pools) -> int:

@@ -90,7 +90,7 @@ def choose(
       rows: The rows' parameters.
       uniform: A draw in [0, 1) for each row.
     """
-    greedy = _likeliest(logits)
+    greedy = likeliest(logits)
     # Here and not in the branch, where XLA would sort the vocabulary on a CPU.
     few = jax.lax.top_k(logits, min(CANDIDATES, logits.shape[-1]))
 
@@ -106,8 +106,8 @@ def choose(
     return jnp.where(rows.temperature == 0, greedy, sampled)
 
 
-def _likeliest(logits: Array) -> Array:
-    """Returns argmax, in two passes that XLA runs faster on a CPU than its own."""
+def likeliest(logits: Array) -> Array:
+    """Returns argmax; on a CPU two passes are faster than XLA's own."""
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     best = logits == jnp.max(logits, axis=-1, keepdims=True)
     return jnp.min(jnp.where(best, ids[None, :], logits.shape[-1] - 1), axis=-1)

@@ -267,10 +267,7 @@ class _Handlers:
     async def _read(self, request: Request) -> tuple[dict[str, Any], "LLM", str]:
         """Reads a body, and the name of the model that it asks for."""
         body = await read_json(request, self._options.max_body_bytes)
-        model = body.get("model")
-        if model is not None and not isinstance(model, str):
-            raise bad_request("'model' is not a string", param="model")
-        model = check_model(model, self._options.names)
+        model = check_model(body.get("model"), self._options.names)
         record: RequestRecord = request.scope["record"]
         record.model = model
         return body, self._llm, model

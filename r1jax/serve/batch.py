@@ -256,10 +256,7 @@ class _Batch:
             raise bad_request(
                 "'stream' in a batch", "nobody listens", "leave it out", "stream"
             )
-        model = body.get("model")
-        if model is not None and not isinstance(model, str):
-            raise bad_request("'model' is not a string", param="model")
-        model = check_model(model, self._names)
+        model = check_model(body.get("model"), self._names)
         job = await asyncio.to_thread(prepare, body, self._llm, model)
         generation = self._admission.admit(job.choices)
         try:

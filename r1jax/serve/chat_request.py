@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from r1jax.engine.types import MAX_LOGPROBS
-from r1jax.serve.errors import bad_request
+from r1jax.serve.errors import bad_request, missing
 from r1jax.serve.protocol import SamplingRequest
 from r1jax.serve.structured import ResponseFormat, StructuredOutputs
 from r1jax.serve.tool_request import NamedChoice, ToolCall, ToolSpec
@@ -159,9 +159,9 @@ def _check_message(message: Message, param: str, last: bool) -> None:
     assistant, tool = message.role == "assistant", message.role == "tool"
     begun = assistant and message.thought is not None and last
     if not ("content" in message.model_fields_set or message.tool_calls or begun):
-        raise _missing(f"{param}.content")
+        raise missing(f"{param}.content")
     if tool and message.tool_call_id is None:
-        raise _missing(f"{param}.tool_call_id")
+        raise missing(f"{param}.tool_call_id")
     for name, fits, where in (
         ("tool_calls", assistant or not message.tool_calls, "an assistant's message"),
         ("tool_call_id", tool or message.tool_call_id is None, "a tool's message"),
@@ -179,16 +179,6 @@ def _check_message(message: Message, param: str, last: bool) -> None:
                 f"{param}.{name}",
                 "invalid_value",
             )
-
-
-def _missing(param: str) -> Exception:
-    return bad_request(
-        f"missing '{param}'",
-        "the request cannot be understood without it",
-        f"send '{param}'",
-        param,
-        "missing_required_parameter",
-    )
 
 
 def _check_calls(messages: list[Message]) -> None:

@@ -101,13 +101,7 @@ def from_validation(error: ValidationError, names: Collection[str]) -> ApiError:
     first = error.errors(include_url=False)[0]
     param = _path(first["loc"])
     if first["type"] == "missing":
-        return bad_request(
-            f"missing '{param}'",
-            "the request cannot be understood without it",
-            f"send '{param}'",
-            param,
-            "missing_required_parameter",
-        )
+        return missing(param)
     if first["type"] == "extra_forbidden":
         return unknown_parameter(param, names if len(first["loc"]) == 1 else ())
     reason = re.sub("dictionary or instance of .*", "JSON object", first["msg"])
@@ -118,6 +112,14 @@ def from_validation(error: ValidationError, names: Collection[str]) -> ApiError:
         param,
         "invalid_value",
     )
+
+
+def missing(
+    param: str, why: str = "the request cannot be understood without it"
+) -> ApiError:
+    """Makes the error for a parameter that is not there."""
+    code = "missing_required_parameter"
+    return bad_request(f"missing '{param}'", why, f"send '{param}'", param, code)
 
 
 def unknown_parameter(name: str, names: Collection[str]) -> ApiError:

@@ -14,7 +14,7 @@ from r1jax.answer import AnswerBuilder, Delta
 from r1jax.engine.guides import Guide
 from r1jax.engine.types import Event, SamplingParams
 from r1jax.serve import outages
-from r1jax.serve.errors import ApiError
+from r1jax.serve.errors import ApiError, bad_request
 from r1jax.serve.mailbox import Mailbox
 from r1jax.serve.metrics import ChoiceTimer, Metrics
 
@@ -203,7 +203,7 @@ class Generation:
             self._break_off(outages.stopping())
         elif event.finish == "error":
             self._finish(index, "error")
-            self._break_off(outages.failed(event.error or "it gave no reason"))
+            self._break_off(self._error_of(event.error or "it gave no reason"))
         else:
             try:
                 self._ready.append((index, self._words(index, event)))
@@ -234,6 +234,17 @@ class Generation:
                 self._engine.cancel(self._running[index])
             self._finish(index, delta.finish)
         return delta
+
+    def _error_of(self, reason: str) -> ApiError:
+        """Makes the error of an engine that failed, or of what was asked alone."""
+        if self._engine.failure is not None:
+            return outages.failed(reason)
+        return bad_request(
+            "the answer cannot go on",
+            reason,
+            "ask for less of what restricts it",
+            code="no_token_allowed",
+        )
 
     def _break_off(self, error: Exception) -> None:
         self._error = self._error or error

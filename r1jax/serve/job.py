@@ -117,12 +117,14 @@ def check_length(tokens: int, context: int, param: str) -> None:
         )
 
 
-def check_model(name: str | None, served: Sequence[str]) -> str:
+def check_model(name: object, served: Sequence[str]) -> str:
     """Gives the name to answer under; none asked for means the first one served.
 
     Raises:
-      ApiError: 404, the model is not served here.
+      ApiError: 404, the model is not served here; 400, it is no name.
     """
+    if name is not None and not isinstance(name, str):
+        raise bad_request("'model' is not a string", param="model")
     if name is None or name in served:
         return name or served[0]
     raise ApiError(

@@ -140,7 +140,7 @@ class ThinkingChoice(_Part):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = Field(None, ge=1)
-    display: Literal["summarized", "full"] | None = None
+    display: Literal["full"] | None = None  # nothing here summarizes
 
 
 class JsonOutput(BaseModel):
@@ -185,7 +185,7 @@ class MessageInput(Sampled):
             thinks = self.thinking.type != "disabled"
             body["thinking"] = {"type": "enabled" if thinks else "disabled"}
             body["thinking_token_budget"] = self.thinking.budget_tokens
-        if self.tools:
+        if self.tools or self.tool_choice is not None:
             body |= self._tools()
         if self.output_config is not None:
             body["reasoning_effort"] = self.output_config.effort

@@ -146,7 +146,7 @@ class MessageShape:
         number = call.id or f"toolu_{secrets.token_hex(12)}"
         block = {"type": "tool_use", "id": number, "name": call.name or "", "input": {}}
         events = self._turn_to(call.index, block)
-        if len(events):
+        if events:
             self._arguments = ""
         self._arguments += call.arguments
         if call.arguments:

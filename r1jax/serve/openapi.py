@@ -1,5 +1,6 @@
 """The OpenAPI document: made of the models that read the requests."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,8 +119,9 @@ _OPERATIONS = (
 )
 
 
-def document(roots: Sequence[str], keyed: bool) -> dict[str, Any]:
-    """Builds the document.
+@functools.cache
+def document(roots: tuple[str, ...], keyed: bool) -> dict[str, Any]:
+    """Builds the document, once; it is for reading only.
 
     Args:
       roots: What the paths of the API may begin with; they mean the same.

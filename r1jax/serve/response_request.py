@@ -243,7 +243,7 @@ class ResponseRequest(Sampled):
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
         if self.reasoning is not None:
             body["reasoning_effort"] = self.reasoning.effort
-        if self.tools:
+        if self.tools or self.tool_choice != "auto":
             body |= self._tools()
         if self.text is not None:
             body["response_format"] = _response_format(self.text)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from r1jax.engine.types import SamplingParams
 from r1jax.errors import RequestError
-from r1jax.serve.errors import ApiError, bad_request
+from r1jax.serve.errors import ApiError, bad_request, missing
 from r1jax.text import grammar
 
 _STRICT = ConfigDict(extra="forbid", strict=True, populate_by_name=False)
@@ -85,13 +85,7 @@ def form_of(
     if response_format.type == "json_object":
         return _json({"type": "object"}, "response_format")
     if named is None:
-        raise bad_request(
-            "missing 'response_format.json_schema'",
-            "its type is 'json_schema'",
-            "send the schema there",
-            "response_format.json_schema",
-            "missing_required_parameter",
-        )
+        raise missing("response_format.json_schema", "its type is 'json_schema'")
     schema = named.schema_ or {"type": "object"}
     param = "response_format.json_schema.schema"
     return _json(schema, param, named.description)

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from r1jax.text.masks import packed
 from r1jax.text.tokenizer import Tokenizer
 
 _APART = b"\xff"  # no text holds this byte
@@ -58,7 +59,7 @@ def token_index(tokenizer: Tokenizer) -> TokenIndex:
 class BadWords:
     """Forbids strings; each answer is followed by a `BadWordsGuide` of its own.
 
-    A mask is uint32 [ceil(V / 32)]: bit i % 32 of word i // 32 allows token i.
+    Masks are those of `r1jax.text.masks`.
 
     Attributes:
       index: Of the tokenizer.
@@ -94,7 +95,7 @@ class BadWords:
         allowed = np.zeros(-(-vocab_size // 32) * 32, bool)
         allowed[:vocab_size] = True
         allowed[always] = False
-        self.always = np.packbits(allowed, bitorder="little").view("<u4")
+        self.always = packed(allowed)
 
     def mask(self, tail: bytes) -> np.ndarray:
         """Returns the mask of what may follow a text that ends in `tail`."""

@@ -36,7 +36,7 @@ class TokenMasks:
         """Returns the mask that allows these tokens only."""
         bits = np.zeros(-(-self.size // 32) * 32, bool)
         bits[list(ids)] = True
-        return _packed(bits)
+        return packed(bits)
 
     def line_ends(self, most: int) -> np.ndarray:
         """Returns the mask of the tokens that are up to `most` line ends."""
@@ -54,7 +54,7 @@ class TokenMasks:
             bits[: min(self.size, self.tokenizer.vocab_size)] = True
             bits[list(self.ends)] = False
             bits[[i for i, data in self._closers if _writes_on(begun + data)]] = False
-            known = self._thinking[begun] = _packed(bits)
+            known = self._thinking[begun] = packed(bits)
         return known
 
     @cached_property
@@ -80,7 +80,8 @@ def _writes_on(data: bytes) -> bool:
     return bool(closed and after.strip(b"\n"))
 
 
-def _packed(bits: np.ndarray) -> np.ndarray:
+def packed(bits: np.ndarray) -> np.ndarray:
+    """Returns the mask of one bool for each token, a multiple of 32 of them."""
     mask = np.packbits(bits, bitorder="little").view(np.uint32)
     mask.flags.writeable = False
     return mask

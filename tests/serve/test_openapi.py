@@ -23,7 +23,7 @@ CHECKS = [
 ]
 
 
-schema = schemathesis.openapi.from_dict(document(["/v1"], keyed=False))
+schema = schemathesis.openapi.from_dict(document(("/v1",), keyed=False))
 
 
 def some(count: int) -> hypothesis.settings:
@@ -67,7 +67,7 @@ def test_the_document_is_served_with_what_the_server_asks_for(serve, llm):
 
 
 def test_a_body_may_be_null_where_it_may_be_left_out():
-    body = document(["/v1"], keyed=False)["components"]["schemas"]["CompletionRequest"]
+    body = document(("/v1",), keyed=False)["components"]["schemas"]["CompletionRequest"]
     assert {"type": "null"} in body["properties"]["n"]["anyOf"]
     assert {"type": "null"} in body["properties"]["temperature"]["anyOf"]
     assert body["required"] == ["prompt"]

@@ -46,6 +46,16 @@ def test_an_echo_judges_the_prompt_as_the_plain_model_does(real_llm, real_site):
         assert max(top.values()) == pytest.approx(logprobs[at].max(), abs=2e-4)
 
 
+def test_rules_that_leave_no_token_are_the_requests_fault(real_llm, real_site):
+    [token] = real_llm.tokenizer.encode("a")
+    body = {"prompt": "b", "allowed_token_ids": [token], "bad_words": ["a"]}
+    answer = real_site.complete(**body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "no_token_allowed"
+    assert "no token" in answer.json()["error"]["message"]
+    assert real_site.client.get("/health").status_code == 200
+
+
 def test_forbidden_words_never_come(real_site):
     asked = {"prompt": "a", "max_tokens": 64, "n": 4, "seed": 1}
     asked |= {"temperature": 1, "top_p": 1}
@@ -90,7 +100,7 @@ def test_all_shapes_say_the_same(real_site):
     assert {c["message"]["reasoning_content"] for c in several["choices"]} == {thought}
 
 
-schema = schemathesis.openapi.from_dict(document(["/v1"], keyed=False))
+schema = schemathesis.openapi.from_dict(document(("/v1",), keyed=False))
 
 
 @pytest.mark.slow

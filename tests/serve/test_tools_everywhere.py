@@ -114,3 +114,24 @@ def test_thinking_stops_at_its_budget(anthropics):
     )
     thought = next(block for block in message.content if block.type == "thinking")
     assert len(thought.thinking.encode()) <= 5
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_call_that_is_required_without_tools_is_refused_everywhere(site, needed):
+    message = {"role": "user", "content": "hi"}
+    chosen = {"type": "function", "name": "add"}
+    bodies = {
+        "/v1/responses": {
+            "input": "hi",
+            "tool_choice": "required" if needed else chosen,
+        },
+        "/v1/messages": {
+            "messages": [message],
+            "max_tokens": 4,
+            "tool_choice": {"type": "any"} if needed else {"type": "tool", "name": "a"},
+        },
+    }
+    for path, body in bodies.items():
+        answer = site.client.post(path, json=body)
+        assert answer.status_code == 400, answer.text
+        assert "tool_choice" in answer.text
