@@ -176,8 +176,11 @@ def test_what_ends_is_forgotten_and_its_pages_serve_others(make_engine):
 def test_rows_with_penalties_or_rules_go_on_one_by_one(make_engine):
     engine, _ = make_engine(wrong=10**9)
     ask(engine, [1], max_tokens=6, frequency_penalty=0.5)
+    ask(engine, [1], max_tokens=6, allowed_token_ids=tuple(range(VOCABULARY)))
+    ask(engine, [1], max_tokens=6, bad_words=((1, 2),))
     assert engine.stats().drafted == 0
-    assert {p.geometry.decode_tokens for p in engine._runner.plans[1:]} == {1}
+    steady = [p.geometry for p in engine._runner.plans if not p.geometry.chunks]
+    assert {g.decode_tokens for g in steady} == {1}
     plain = dict(temperature=1.0, top_p=0.9, seed=1, logprobs=3)
     assert may_draft(SamplingParams(**plain), 0)
     for rule in (

@@ -76,7 +76,7 @@ def test_the_few_likeliest_give_the_token_of_the_whole_vocabulary(seed):
         row = jax.tree.map(lambda array, i=i: array[i], rows)
         for each in (token, plain):
             assert distance(logits[i], row, uniform[i], int(each[i])) < 2**-22
-    assert len(differ) <= 2
+    assert len(differ) <= 1
 
 
 def distance(logits, row, uniform, token):
