@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from engine.collect import submit
+from engine.collect import continuations, submit
 from golden_files import GOLDENS, ROOT, golden
 from r1jax import cache, model, quant
 from r1jax.engine import simple
@@ -106,11 +106,7 @@ def test_the_engine_continues_as_transformers_does(name, form, slots):
     options = EngineOptions(LONGEST, slots, 64, page_size=16)
     pools = cache.make_pools(config, 33, 16, jnp.float32)
     engine = Engine(config, params_of(name, form), pools, options, target=CPU)
-    running = [
-        submit(engine, prompt.tolist(), max_tokens=len(wanted), ignore_eos=True)[1]
-        for prompt, wanted in zip(answers.prompts, answers.continuations, strict=True)
-    ]
-    found = [answer.wait().tokens for answer in running]
+    found = continuations(engine, answers)
     engine.close()
     assert found == answers.continuations
 

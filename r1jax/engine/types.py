@@ -83,7 +83,7 @@ class SamplingParams:
             "frequency_penalty": (-2.0, 2.0),
             "repetition_penalty": (0.0, 10.0),
             "seed": (-MAX_SEED - 1, MAX_SEED),
-            "max_tokens": (0 if self.prompt_logprobs is not None else 1, 2**31 - 1),
+            "max_tokens": (0, 2**31 - 1),
             "min_tokens": (0, 2**31 - 1),
             "priority": (-(2**31), 2**31 - 1),
             "logprobs": (0, MAX_LOGPROBS),

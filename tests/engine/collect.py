@@ -2,6 +2,7 @@
 
 import threading
 
+from golden_files import Golden
 from r1jax.engine.guides import Guide
 from r1jax.engine.loop import Engine
 from r1jax.engine.types import Event, SamplingParams
@@ -56,3 +57,12 @@ def submit(
 def ask(engine: Engine, prompt: list[int], **sampling: object) -> Answer:
     """Submits a request and waits for its end."""
     return submit(engine, prompt, **sampling)[1].wait()
+
+
+def continuations(engine: Engine, answers: Golden) -> list[list[int]]:
+    """Asks the prompts of a golden file together, for as many tokens as it has."""
+    running = [
+        submit(engine, prompt.tolist(), max_tokens=len(wanted), ignore_eos=True)[1]
+        for prompt, wanted in zip(answers.prompts, answers.continuations, strict=True)
+    ]
+    return [answer.wait().tokens for answer in running]

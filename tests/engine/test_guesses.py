@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from engine.collect import ask, submit
+from engine.collect import ask, continuations
 from golden_files import golden
 from r1jax import cache, model, parameters
 from r1jax.engine import simple, stepper
@@ -69,11 +69,7 @@ def check_guesses(monkeypatch, form, count):
 
     monkeypatch.setattr(stepper, "guess_for", note)
     engine = run_engine(config, params, form, count)
-    running = [
-        submit(engine, prompt.tolist(), max_tokens=len(wanted), ignore_eos=True)[1]
-        for prompt, wanted in zip(answers.prompts, answers.continuations, strict=True)
-    ]
-    found = [answer.wait().tokens for answer in running]
+    found = continuations(engine, answers)
     engine.close()
     assert found == answers.continuations
     right = 0

@@ -85,6 +85,8 @@ def test_rules_that_make_no_sense_are_refused_with_their_numbers(values, words):
 
 
 def test_no_tokens_may_be_asked_for_where_the_prompt_is_judged():
+    with pytest.raises(RequestError, match="neither an answer nor a judgement"):
+        SamplingParams(max_tokens=0)
     assert SamplingParams(max_tokens=0, prompt_logprobs=0).max_tokens == 0
 
 
