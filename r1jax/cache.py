@@ -269,6 +269,11 @@ class Part:
         start = (self.layer, number, *[jnp.int32(0)] * (pool.ndim - 2))
         return jax.lax.dynamic_slice(pool, start, (1, 1, *pool.shape[2:]))[0, 0]
 
+    def some(self, name: str, numbers: Int[Array, " I"]) -> Array:
+        """Returns some pages of this layer, [I, K, ...]."""
+        pool = self.pools[name]
+        return pool.at[self.layer, numbers].get(mode="promise_in_bounds")
+
     def block(self, name: str, index: Int[Array, ""], pages: int) -> Array:
         """Returns `pages` pages of each row's context, [B, J, K, ...]."""
         # A slice past the end would be moved back; page 0 fills the last block.

@@ -18,8 +18,8 @@ from r1jax.config import ModelConfig
 from r1jax.engine.guides import words_of
 from r1jax.engine.packing import Form
 from r1jax.engine.steps import (
-    CPU_OPTIONS,
     count_tokens,
+    cpu_options,
     run_step,
     write_biases,
     write_masks,
@@ -66,7 +66,6 @@ class Programs:
         self._state, self._guesses = state, guesses
         on = target.placement
         self._shards = on.devices("rows") if on else 1
-        self._options = CPU_OPTIONS if target.form == "cpu" else {}
 
     def form(self, geometry: Geometry, scores: bool = False) -> Form:
         """Returns the sizes of a packed step."""
@@ -111,7 +110,7 @@ class Programs:
         step = jax.jit(run, donate_argnums=(1, 2), out_shardings=out)
         tally = jax.jit(count, donate_argnums=(1,), out_shardings=_places(counts))
         return (
-            self._compile(step, (self.weights, *self._state, *small)),
+            self._compile(step, (self.weights, *self._state, *small), geometry.tokens),
             self._compile(tally, (newest, counts, *small)),
         )
 
@@ -141,7 +140,7 @@ class Programs:
             writers(write_biases, 1 + 2 * MAX_BIASES, jnp.int32, {few}),
         )
 
-    def _compile(self, program: Any, shapes: tuple[Any, ...]) -> Any:
+    def _compile(self, program: Any, shapes: tuple[Any, ...], tokens: int = 1) -> Any:
         place: Any = jax.tree.leaves(self.weights)[0].sharding
         place = place.sharding if isinstance(place, Format) else place
         on = self._target.placement
@@ -152,7 +151,8 @@ class Programs:
         with jax.set_mesh(on.mesh) if on_tpu and on else contextlib.nullcontext():
             traced = program.trace(*shapes)
             lowered = traced.lower(lowering_platforms=("tpu",) if on_tpu else None)
-        return lowered.compile(compiler_options=self._options)
+        options = cpu_options(tokens) if self._target.form == "cpu" else {}
+        return lowered.compile(compiler_options=options)
 
     def _step(self, geometry: Geometry, scores: bool = False) -> tuple[Any, Any, Any]:
         """Returns the step of one shape, and the shapes of its packed plan."""

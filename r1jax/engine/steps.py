@@ -1,6 +1,7 @@
 """What a step computes: tokens fed, and each row's next one sampled."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -28,6 +29,25 @@ CPU_OPTIONS: dict[str, Any] = {
     "xla_cpu_enable_fast_math": True,
     "xla_cpu_prefer_vector_width": 512,
 }
+# Of the two libraries that XLA's CPU backend has for matrix products, Eigen, the older
+# one, is the faster one for so many tokens (docs/decisions.md).
+_EIGENS = range(17, 129)
+_EIGEN: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def cpu_options(tokens: int) -> dict[str, Any]:
+    """Returns the options to compile a step with that feeds so many tokens."""
+    return CPU_OPTIONS | (eigen_option() if tokens in _EIGENS else {})
+
+
+@functools.cache
+def eigen_option() -> dict[str, Any]:
+    """Returns the option that chooses Eigen, where this XLA still has it."""
+    try:
+        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=_EIGEN)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return _EIGEN
 
 
 def run_step(

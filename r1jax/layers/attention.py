@@ -2,8 +2,8 @@
 
 A block's share of the softmax is kept as (mixed, peak, total), so that blocks, or
 parts of a context that lie on different chips, can be merged in any order
-(arXiv 2112.05682). `attend` is the plain form; `attend_blocks` and `attend_rows` read
-the paged cache and equal it.
+(arXiv 2112.05682). `attend` is the plain form; `attend_blocks`, `attend_rows` and
+`attend_pages` read the paged cache and equal it.
 """
 
 from collections.abc import Callable
@@ -179,6 +179,74 @@ def attend_rows(
 
     q = q.reshape(rows * tiles, tile, *heads)
     return jax.lax.map(one, (q, where, table)).reshape(rows, queries, *heads[:-1], -1)
+
+
+@typechecked
+def attend_pages(
+    q: Float[Array, "B T N H"],
+    pages: Block,
+    positions: Int[Array, "B T"],
+    page_table: Int[Array, "B J"],
+    *,
+    tokens: int,
+    kv_heads: int,
+    scale: float,
+) -> Float[Array, "B T N W"]:
+    """Attention for a CPU of rows with few queries; equal to `attend_rows`.
+
+    The pages of all rows form one list, and as many of them as there are rows are
+    attended at once, whosever they are: that is work for all cores, and a long row
+    keeps no short one waiting.
+
+        rows 0 1 2 with 2 1 3 pages      0.0 0.1 1.0 | 2.0 2.1 2.2
+
+    Args:
+      q: Queries.
+      pages: Gives pages by their numbers.
+      positions: Of the queries; -1 for padding.
+      page_table: Each row's page numbers.
+      tokens: Context tokens in a page (S).
+      kv_heads: Key heads (K).
+      scale: Multiplies the scores.
+    """
+    rows, columns = page_table.shape
+    grouped = jax.vmap(lambda row: group(row, kv_heads))(q)
+    used = jnp.max(positions, axis=1) // tokens + 1
+    ends = jnp.cumsum(used)
+    each = jax.vmap(attend_partial, (0, 0, 0, 0, None))
+
+    def some(i: Array) -> Partial:
+        entry = i * rows + jnp.arange(rows)
+        row = jnp.minimum((ends[None] <= entry[:, None]).sum(axis=1), rows - 1)
+        column = entry - (ends - used)[row]
+        number = page_table[row, jnp.minimum(column, columns - 1)]
+        where = jnp.where(entry < ends[-1], row, rows)  # the list's end sees nothing
+        seen = positions.at[where].get(mode="fill", fill_value=-1)
+        mask = jax.vmap(lambda p, c: visible(p, tokens, c * tokens))(seen, column)
+        shown = _for_heads(mask, grouped.shape)
+        return _by_row(each(grouped[row], *pages(number), shown, scale), row)
+
+    turns = -(-ends[-1] // rows)
+    first = some(jnp.int32(0))
+    share = jax.lax.fori_loop(1, turns, lambda i, s: merge(s, some(i)), first)
+    padding = jnp.expand_dims(used == 0, (1, 2, 3))  # its sum would be 0
+    share = share._replace(total=share.total + padding)
+    return jax.vmap(lambda row: ungroup(row, q.shape[1]))(finish(share, q.dtype))
+
+
+def _by_row(parts: Partial, row: Int[Array, " I"]) -> Partial:
+    """Merges the shares of rows that have several; the others' are masked."""
+    rows = len(row)
+    mine = jnp.arange(rows)[:, None] == row[None]
+    of_row = jnp.expand_dims(mine, (2, 3, 4))
+    peak = jnp.max(jnp.where(of_row, parts.peak[None], MASKED), axis=1)
+    weights = jnp.exp(parts.peak - peak[row])
+
+    def add(array: Array) -> Array:
+        flat = (array * weights).reshape(rows, -1)
+        return (mine.astype(flat.dtype) @ flat).reshape(array.shape)
+
+    return Partial(add(parts.mixed), peak, add(parts.total))
 
 
 def group(q: Float[Array, "T N H"], kv_heads: int) -> Float[Array, "K M H"]:

@@ -22,6 +22,8 @@ from r1jax.typing import Array, Float, typechecked
 
 # More rows than this and a library's matrix product is faster than `matvecs`.
 FEW_ROWS = 8
+# Up to so many rows XLA multiplies faster with a whole kernel as its left operand.
+MANY_ROWS = 512
 # How many blocks of outputs are summed side by side, by the number of rows.
 _BLOCKS = {1: 8, 2: 4, 4: 4, 8: 3}
 
@@ -65,25 +67,26 @@ def weight(
 
 
 def project(
-    x: Float[Array, "T I"], kernel: Kernel, dtype: Any = None
+    x: Float[Array, "T I"], kernel: Kernel, dtype: Any = None, many: int = MANY_ROWS
 ) -> Float[Array, "T O"]:
     """Multiplies rows by a two-dimensional kernel.
 
-    The result has the given dtype, or that of the operands; sums are float32.
+    The result has the given dtype, or that of the operands; sums are float32. From
+    `many` rows on a `Turned` kernel is the right operand.
     """
     summed = -1 if isinstance(kernel, Turned) else -2
     stored = kernel.array if isinstance(kernel, Turned) else kernel
     if isinstance(stored, QArray):
         weights, scales = factors(stored, summed, x.dtype)
         plain = Turned(weights) if summed == -1 else weights
-        y = project(x, plain, dtype if scales is None else jnp.float32)
+        y = project(x, plain, dtype if scales is None else jnp.float32, many)
         return y if scales is None else (y * scales[None]).astype(dtype or x.dtype)
     if summed == -2:
         return jnp.matmul(x, stored, preferred_element_type=dtype)
     rows = len(x)
     if rows <= FEW_ROWS and x.dtype == jnp.float32:
         return matvecs(x, stored)
-    if rows < 4 * FEW_ROWS:
+    if rows < many:
         # Behind the barriers XLA takes the kernel as the left operand, as it lies.
         across = jax.lax.optimization_barrier(x.T)
         y = jnp.matmul(stored, across, preferred_element_type=dtype)

@@ -18,6 +18,8 @@ from r1jax.typing import Array, Float
 
 Expert = Callable[[Array], Array]
 TILE = 64  # rows of one expert that are multiplied at once
+# From so many rows on XLA copies an expert that is picked as the left operand.
+_MANY_ROWS = 32
 
 
 def experts_all(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
@@ -103,7 +105,7 @@ def _expert(gate_up: Kernel, down: Kernel, index: Array) -> Expert:
 
     def apply(x: Array) -> Array:
         gate, up = _gate_and_up(x, w_in)
-        return project(jax.nn.silu(gate) * up, w_out)
+        return project(jax.nn.silu(gate) * up, w_out, many=_MANY_ROWS)
 
     return apply
 
@@ -112,10 +114,10 @@ def _gate_and_up(x: Array, kernel: Kernel) -> list[Array]:
     """Multiplies by one expert's first matrices, [D, 2, F] or `Turned`."""
     if isinstance(kernel, QArray):
         parts = [jax.tree.map(lambda a, i=i: a[..., i, :], kernel) for i in range(2)]
-        return [project(x, part) for part in parts]
+        return [project(x, part, many=_MANY_ROWS) for part in parts]
     if not isinstance(kernel, Turned):
         kernel = kernel.reshape(len(kernel), -1)
-    return jnp.split(project(x, kernel), 2, axis=-1)
+    return jnp.split(project(x, kernel, many=_MANY_ROWS), 2, axis=-1)
 
 
 class Experts(nn.Module):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from r1jax.cache import Part
-from r1jax.layers.attention import attend_blocks, attend_rows
+from r1jax.layers.attention import attend_blocks, attend_pages, attend_rows
+from r1jax.layers.linear import FEW_ROWS
 from r1jax.typing import Array, Float
 
 # Context tokens that rows read together; more costs memory, less costs loop turns.
@@ -33,9 +34,11 @@ def attend_part(
       scale: Multiplies the scores.
     """
     if part.by_rows:
-        return attend_rows(
+        few = q.shape[1] * q.shape[2] // kv_heads <= FEW_ROWS
+        form, get = (attend_pages, part.some) if few else (attend_rows, part.page)
+        return form(
             q,
-            lambda number: read(lambda name: part.page(name, number)),
+            lambda number: read(lambda name: get(name, number)),
             part.positions,
             part.page_table,
             tokens=part.page_size,
