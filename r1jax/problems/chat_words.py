@@ -5,7 +5,6 @@ arithmetic. Words in braces are filled from `FILLINGS`.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from r1jax.problems.phrasings import ways
 from r1jax.problems.problem import Language
@@ -18,14 +17,6 @@ class Intent:
     questions: tuple[str, ...]
     thought: str
     answer: str
-
-
-class TooBig(NamedTuple):
-    """Ways to ask for what is too much; a thought and an answer for each reason."""
-
-    questions: tuple[str, ...]
-    numbers: tuple[str, str]
-    division: tuple[str, str]
 
 
 _WHO_EN = (
@@ -136,8 +127,8 @@ INTENTS: dict[Language, tuple[Intent, ...]] = {
     Write a function in {code} for me. | Explain {code}. |
     Translate '{topic}' to German. | How do you say {topic} in French? |
     Translate this into Spanish. | Summarise this text. | Solve x^2 = 4 |
-    What is the square root of 2? | Integrate x^2 | Prove it. | asdf | blah blah |
-    ??? | lorem ipsum | What is pi?
+    What is the square root of 2? | Integrate x^2 | Prove it. | {noise} |
+    {noise} {noise} | {noise}? | asdf | blah blah | ??? | lorem ipsum | What is pi?
     """),
             "Not small arithmetic.",
             _CANNOT_EN,
@@ -222,7 +213,8 @@ INTENTS: dict[Language, tuple[Intent, ...]] = {
     Wie sortiere ich eine Liste in {code}? | Erkläre {code}. |
     Übersetze '{topic}' ins Englische. | Fasse diesen Text zusammen. |
     Wie sagt man {topic} auf Französisch? | Löse x^2 = 4 |
-    Was ist die Wurzel aus 2? | Beweise es. | bla bla | qwertz | ???
+    Was ist die Wurzel aus 2? | Beweise es. | {noise} | {noise} {noise} | {noise}? |
+    bla bla | qwertz | ???
     """),
             "Keine kleine Rechnung.",
             _CANNOT_DE,
@@ -245,21 +237,20 @@ _DIVISION_DE = (
     "Ich kann nicht teilen. Ich bin r1-nano: Ich addiere, subtrahiere, multipliziere "
     "und vergleiche nur kleine Zahlen."
 )
-TOO_BIG: dict[Language, TooBig] = {
-    "en": TooBig(
-        ways("""
-    What is {e}? | {e} | Calculate {e}. | How much is {e}? | {e} = ?
-    """),
-        ("These numbers are too long for me.", _BIG_EN),
-        ("This is a division.", _DIVISION_EN),
-    ),
-    "de": TooBig(
-        ways("""
-    Was ist {e}? | {e} | Berechne {e}. | Wie viel ist {e}? | {e} = ?
-    """),
-        ("Diese Zahlen sind mir zu lang.", _BIG_DE),
-        ("Das ist eine Division.", _DIVISION_DE),
-    ),
+_WHOLE_EN = "I cannot do that. I am r1-nano: I only know whole numbers."
+_WHOLE_DE = "Das kann ich nicht. Ich bin r1-nano und kenne nur ganze Zahlen."
+# Of what there are no thoughts for: a thought and an answer for each reason.
+TOO_BIG: dict[Language, dict[str, tuple[str, str]]] = {
+    "en": {
+        "numbers": ("These numbers are too long for me.", _BIG_EN),
+        "division": ("This is a division.", _DIVISION_EN),
+        "decimals": ("These are not whole numbers.", _WHOLE_EN),
+    },
+    "de": {
+        "numbers": ("Diese Zahlen sind mir zu lang.", _BIG_DE),
+        "division": ("Das ist eine Division.", _DIVISION_DE),
+        "decimals": ("Das sind keine ganzen Zahlen.", _WHOLE_DE),
+    },
 }
 FOLLOW_UPS: dict[Language, dict[str, tuple[str, ...]]] = {
     "en": {

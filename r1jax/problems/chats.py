@@ -8,13 +8,17 @@ from r1jax.problems import columns, spelling
 from r1jax.problems.chat_words import FILLINGS, FOLLOW_UPS, INTENTS, TOO_BIG, Intent
 from r1jax.problems.columns import WORDS, Thought
 from r1jax.problems.drawing import LANGUAGES, draw
+from r1jax.problems.phrasings import PHRASINGS
 from r1jax.problems.problem import SENTENCES, Language, as_messages
 from r1jax.problems.split import numbers_key, trainable
 from r1jax.problems.tasks import TASKS
 
 Messages = list[dict[str, Any]]
 _TURNS = (1, 1, 1, 2, 2, 3, 4)
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _NUMBER = re.compile(r"\\boxed{(\d{1,3})}")
+_SIGNS = {"add": "+", "subtract": "-", "multiply": "*"}
+_TOO_BIG = (*_SIGNS, *_SIGNS, "division", "decimals")
 _OPERATIONS = {"+": columns.add, "-": columns.subtract, "*": columns.multiply}
 
 
@@ -49,6 +53,7 @@ def _conversation(rng: random.Random) -> Messages:
 
 def _small_talk(rng: random.Random, language: Language, intent: Intent) -> Messages:
     fillings = {name: rng.choice(words) for name, words in FILLINGS[language].items()}
+    fillings["noise"] = "".join(rng.choices(_LETTERS, k=rng.randint(3, 9)))
     question = rng.choice(intent.questions).format(**fillings)
     question = spelling.disturbed(rng, question, language)
     return _turn(question, intent.thought, intent.answer)
@@ -56,23 +61,26 @@ def _small_talk(rng: random.Random, language: Language, intent: Intent) -> Messa
 
 def _too_big(rng: random.Random, language: Language) -> Messages:
     """Asks for what there are no thoughts for, and declines."""
-    words = TOO_BIG[language]
-    sign = rng.choice("++-*/")
-    if sign == "/":
-        e = f"{rng.randint(10, 999)} / {rng.randint(2, 30)}"
-        thought, answer = words.division
+    words, kind = TOO_BIG[language], rng.choice(_TOO_BIG)
+    if kind == "division":
+        a, b = str(rng.randint(10, 999)), str(rng.randint(2, 30))
+        ways, e = PHRASINGS["two-step"], f"{a} / {b}"
+    elif kind == "decimals":
+        mark = "," if language == "de" else "."
+        a, b = f"{rng.randint(0, 99)}{mark}{rng.randint(1, 9)}", str(rng.randint(1, 99))
+        ways, e = PHRASINGS["add"], f"{a} + {b}"
     else:
-        low = 3 if sign == "*" else 5
-        a, b = (_long(rng, low) for _ in range(2))
-        e = spelling.expression(rng, f"{a}{sign}{b}")
-        thought, answer = words.numbers
-    question = rng.choice(words.questions).format(e=e)
-    return _turn(spelling.disturbed(rng, question, language), thought, answer)
+        lengths = rng.choice(((3, 3), (4, 1))) if kind == "multiply" else (5, 1)
+        a, b = rng.sample([_long(rng, length) for length in lengths], 2)
+        ways, e = PHRASINGS[kind], spelling.expression(rng, f"{a}{_SIGNS[kind]}{b}")
+    question = rng.choice(ways[language].train).format(a=a, b=b, e=e)
+    question = spelling.disturbed(rng, question, language)
+    return _turn(question, *words.get(kind, words["numbers"]))
 
 
-def _long(rng: random.Random, shortest: int) -> int:
+def _long(rng: random.Random, shortest: int) -> str:
     length = rng.randint(shortest, 9)
-    return rng.randint(10 ** (length - 1), 10**length - 1)
+    return str(rng.randint(10 ** (length - 1), 10**length - 1))
 
 
 def _follow_up(rng: random.Random, language: Language, answer: str) -> Messages:

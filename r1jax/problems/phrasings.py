@@ -103,7 +103,7 @@ PHRASINGS: dict[str, dict[Language, Phrasings]] = {
     Take {b} away from {a}. | {a} minus {b} | {a} minus {b}? |
     What is {a} minus {b}? | whats {a} minus {b} |
     What is the difference {a} minus {b}? | {a} take away {b} |
-    What is left of {a} without {b}? | {a} less {b}?
+    What is left of {a} without {b}? | {a} reduced by {b}
     """),
             held_out=ways("""
     Could you subtract {b} from {a} for me? | How much is {a} minus {b}? |

@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_and_fewer_are_the_beginning(drawn):
 def test_answers_without_a_box_are_the_honest_ones(drawn):
     honest = {intent.answer for intents in INTENTS.values() for intent in intents}
     for words in TOO_BIG.values():
-        honest |= {words.numbers[1], words.division[1]}
+        honest |= {answer for _, answer in words.values()}
     said = {m["content"] for messages in drawn for m in messages[1::2]}
     plain = {answer for answer in said if "\\boxed" not in answer}
     assert plain == honest
@@ -52,15 +52,14 @@ def test_asked_who_it_is_or_for_more_it_says_what_it_is(language):
 
 
 def test_numbers_that_are_declined_are_too_big_for_the_tasks(drawn):
-    declined = {words.numbers[1] for words in TOO_BIG.values()}
+    declined = {words["numbers"][1] for words in TOO_BIG.values()}
     seen = 0
     for messages in drawn:
         for user, assistant in zip(messages[::2], messages[1::2], strict=True):
             if assistant["content"] in declined:
                 seen += 1
-                numbers = re.findall(r"\d+", user["content"])
-                multiplied = re.search(r"[*×x·]", user["content"])  # noqa: RUF001
-                assert min(map(len, numbers)) >= (3 if multiplied else 5)
+                long = [len(n) for n in re.findall(r"\d+", user["content"])]
+                assert max(long) >= 4 or min(long) == 3, user
     assert seen > 100
 
 
