@@ -41,7 +41,7 @@ def _conversation(rng: random.Random) -> Messages:
         chance = rng.random()
         if messages and chance < 0.3:
             messages += _follow_up(rng, language, messages[-1]["content"])
-        elif chance < (0.4 if turns > 1 else 0.0):
+        elif chance < (0.55 if turns > 1 else 0.0):
             seed = rng.getrandbits(32)
             messages += as_messages(draw(TASKS, 1, seed, languages=[language])[0])
         elif chance < 0.85:

@@ -17,7 +17,7 @@ _SIGNS = {"add": "+", "subtract": "-", "multiply": "*"}
 _EQUAL: dict[Language, str] = {"en": "equal", "de": "gleich"}
 _YES: dict[Language, str] = {"en": "yes", "de": "ja"}
 _NO: dict[Language, str] = {"en": "no", "de": "nein"}
-_KINDS = ("larger", "larger", "smaller", "is-larger", "is-smaller")
+_COMPARISONS = ("larger", "larger", "smaller", "is-larger", "is-smaller")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _compare(rng: random.Random, language: Language, digits: int) -> Draft:
     a, b = _number(rng, digits), _number(rng, digits)
     if rng.random() < 0.3:  # they differ in a late digit, or not at all
         b = a - a % 10 + rng.randint(0, 9)
-    kind = rng.choice(_KINDS)
+    kind = rng.choice(_COMPARISONS)
     thought = Thought(WORDS[language])
     thought.say(thought.words.compare)
     sign = columns.compare(thought, a, b)
