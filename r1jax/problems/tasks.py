@@ -169,9 +169,9 @@ def _countdown(rng: random.Random, language: Language, digits: int) -> Draft:
     thought = Thought(WORDS[language])
     answer = countdown.solve(thought, problem, language)
     numbers = [str(number) for number in rng.sample(problem.numbers, 3)]
-    word = " and " if language == "en" else " und "
-    listed = rng.choice((f"{numbers[0]}, {numbers[1]}{word}{numbers[2]}", None))
-    fields = {"n": listed or ", ".join(numbers), "t": str(problem.target)}
+    x, y, z = map(str, rng.sample(problem.numbers, 3))
+    last = rng.choice((", ", " and " if language == "en" else " und "))
+    fields = {"n": f"{x}, {y}{last}{z}", "t": str(problem.target)}
     key = f"{numbers_key(*problem.numbers)}={problem.target}"
     ways = PHRASINGS["countdown"][language]
     return Draft(ways, fields, thought, answer, key, problem)

@@ -87,10 +87,10 @@ def write(directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
     Args:
         directory: where; it is made if it is not there.
         tokenizer: what `train` gave; if None it is trained.
+
+    Raises:
+        ConfigError: nothing can be written there.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    (tokenizer or train()).save(str(folder / "tokenizer.json"))
     config = {
         "add_bos_token": True,
         "add_eos_token": False,
@@ -100,8 +100,21 @@ def write(directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": _TEMPLATE,
     }
-    text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    files = {
+        "tokenizer.json": (tokenizer or train()).to_str(pretty=True),
+        "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
+    }
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the tokenizer cannot be written to {folder}",
+            f"{error.strerror}: {error.filename}",
+            "name a directory that can be made or written to",
+        ) from error
 
 
 def _texts(seed: int, problems: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from r1jax.problems import draw
 from r1jax.problems.__main__ import main
+from r1jax.text import Tokenizer
 
 
 def test_problems_are_printed_as_drawn(capsys):
@@ -20,3 +21,17 @@ def test_lengths_are_printed_for_each_task(capsys):
 def test_a_bad_flag_is_three_lines_and_no_traceback(capsys):
     assert main(["--task", "divide"]) == 2
     assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_a_tokenizer_that_cannot_be_written_is_no_traceback(tmp_path, capsys):
+    taken = tmp_path / "file"
+    taken.write_text("mine")
+    assert main(["--write-tokenizer", str(taken)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert taken.read_text() == "mine"
+
+
+def test_the_written_tokenizer_can_be_read(tmp_path, capsys):
+    assert main(["--write-tokenizer", str(tmp_path / "new")]) == 0
+    assert str(tmp_path / "new") in capsys.readouterr().out
+    assert Tokenizer.from_directory(tmp_path / "new").encode("12 + 30")
