@@ -168,7 +168,6 @@ def _countdown(rng: random.Random, language: Language, digits: int) -> Draft:
     problem = countdown.draw(rng)
     thought = Thought(WORDS[language])
     answer = countdown.solve(thought, problem, language)
-    numbers = [str(number) for number in rng.sample(problem.numbers, 3)]
     x, y, z = map(str, rng.sample(problem.numbers, 3))
     last = rng.choice((", ", " and " if language == "en" else " und "))
     fields = {"n": f"{x}, {y}{last}{z}", "t": str(problem.target)}

@@ -100,13 +100,13 @@ def write(directory: str | Path, tokenizer: Tokenizer | None = None) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": _TEMPLATE,
     }
-    files = {
-        "tokenizer.json": (tokenizer or train()).to_str(pretty=True),
-        "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
-    }
     folder = Path(directory)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        files = {
+            "tokenizer.json": (tokenizer or train()).to_str(pretty=True),
+            "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
+        }
         for name, text in files.items():
             (folder / name).write_text(text + "\n", encoding="utf-8")
     except OSError as error:

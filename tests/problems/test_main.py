@@ -1,8 +1,19 @@
 """The command prints problems, their lengths, or writes the tokenizer."""
 
-from r1jax.problems import draw
+import functools
+
+import pytest
+
+from r1jax.problems import draw, tokenizer
 from r1jax.problems.__main__ import main
 from r1jax.text import Tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _little_text(monkeypatch):
+    """Learns tokenizers from little text, to be quick."""
+    little = functools.partial(tokenizer.train, problems=300)
+    monkeypatch.setattr(tokenizer, "train", little)
 
 
 def test_problems_are_printed_as_drawn(capsys):
