@@ -23,6 +23,7 @@ from typing import Self
 from r1jax.errors import ConfigError
 
 _WORKER = [sys.executable, "-m", "r1jax.evaluate.maths_worker"]
+_WORTH_A_WORKER = 32  # pairs: for fewer no other one is started
 _START_SECONDS = 120.0  # sympy takes six seconds to import, more on a busy machine
 
 
@@ -94,7 +95,7 @@ class Judges:
                 verdicts[at] = worker.judge(str(answer), truth)
 
         threads = []
-        for worker in self._workers:
+        for worker in self._workers[: 1 + len(pairs) // _WORTH_A_WORKER]:
             waiting.put(None)
             threads.append(threading.Thread(target=work, args=(worker,)))
         for thread in threads:

@@ -63,7 +63,8 @@ _POWER = re.compile(rf"(?:([+-]?{_DIGITS})\*)?(\d+)\^(?:\{{([+-]?\d+)\}}|(\d))")
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})")
 _MIXED = re.compile(r"([+-]?)(\d+)\s+(\d+)/(\d+)")
 _QUANTITY = re.compile(
-    r"(.*?[\d}.)])\s*(%|percent\b|[a-zA-Z][a-zA-Z\s/.]*)?(\^.*)?", re.S
+    r"(.*?[\d}.)])(\s*)(%|percent\b|[a-zA-Z][a-zA-Z\s/.]*)?(\s*\^\s*\{?\s*[23]\s*\}?)?",
+    re.S,
 )
 _WORDS_ONLY = re.compile(r"[a-zA-ZäöüßÄÖÜ][a-zA-ZäöüßÄÖÜ\s'-]*\.?")
 _LEAST_WORD = 4  # letters: fewer may be a product of variables
@@ -178,9 +179,14 @@ def as_quantity(text: str) -> Quantity | None:
         return Quantity(number, "")
     found = _QUANTITY.fullmatch(text)
     number = as_number(found[1]) if found else None
-    if not found or number is None or not found[2]:
+    if not found or number is None or not found[3]:
         return None
-    return Quantity(number, _unit(found[2], found[3] or ""))
+    apart, name = bool(found[2]), found[3].strip()
+    # "2k" and "5 x" are products; "5 m", "5cm" and "12 apples" are quantities.
+    least = 1 if name.lower() in _SHORT and apart else 2 if name in _SHORT else 3
+    if name != "%" and (len(name) < least or (not apart and name not in _SHORT)):
+        return None
+    return Quantity(number, _unit(name, found[4] or ""))
 
 
 def intervals_of(text: str) -> frozenset[Interval] | None:
@@ -253,6 +259,10 @@ def _unit(name: str, power: str) -> str:
     return name + (f"^{power}" if power else "")
 
 
+_SHORT = frozenset(
+    "cm mm km m in ft yd mi kg mg g l ml s min h hr mph rad deg".split()
+    + ["km/h", "m/s", "ft/s", "mi/h"]
+)
 _UNITS = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m",
     "kilometer": "km", "kilometre": "km", "millimeter": "mm", "millimetre": "mm",

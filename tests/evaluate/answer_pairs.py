@@ -91,6 +91,12 @@ PAIRS = [
     ("=60\\text{ mph}", "60\\text{ miles per hour}", RIGHT),
     ("=3\\text{ hours}", "3\\text{ minutes}", WRONG),
     ("=\\frac{1}{2}\\text{ hour}", "0.5", RIGHT),
+    ("=5", "5 m", RIGHT),
+    ("=5cm", "5", RIGHT),
+    ("=2k", "2", WRONG),
+    ("=6r^2-4r-24", "6", WRONG),
+    ("=5r^5", "5", WRONG),
+    ("=-2x", "-2", WRONG),
     # powers and scientific notation
     ("=2^{10}", "1024", RIGHT),
     ("=10^3", "1000", RIGHT),

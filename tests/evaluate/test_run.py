@@ -105,7 +105,7 @@ def test_a_changed_setting_is_refused_by_name(tmp_path, name, changed):
 def test_other_problems_are_refused(tmp_path):
     evaluate(Fake(), TASK, plan(1), tmp_path)
     other = dataclasses.replace(TASK, items=ITEMS[1:])
-    with pytest.raises(ConfigError, match="^problems_digest is"):
+    with pytest.raises(ConfigError, match=r"^problems_digest is"):
         evaluate(Fake(), other, plan(1), tmp_path)
 
 
@@ -128,6 +128,7 @@ def test_a_broken_line_is_told_and_left(tmp_path):
         evaluate(Fake(), TASK, plan(1), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path, sums, problems):
     pytest.importorskip("math_verify")
     sums.slow = 0.1
