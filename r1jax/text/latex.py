@@ -259,10 +259,10 @@ def _unit(name: str, power: str) -> str:
     return name + (f"^{power}" if power else "")
 
 
-_SHORT = frozenset(
-    "cm mm km m in ft yd mi kg mg g l ml s min h hr mph rad deg".split()
-    + ["km/h", "m/s", "ft/s", "mi/h"]
-)
+_SHORT = frozenset([
+    "cm", "mm", "km", "m", "in", "ft", "yd", "mi", "kg", "mg", "g", "l", "ml", "s",
+    "min", "h", "hr", "mph", "rad", "deg", "km/h", "m/s", "ft/s", "mi/h",
+])  # fmt: skip
 _UNITS = {
     "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m",
     "kilometer": "km", "kilometre": "km", "millimeter": "mm", "millimetre": "mm",
