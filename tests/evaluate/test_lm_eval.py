@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from serve.conftest import (  # noqa: F401 (fixtures)
     folder_of_words,
     plain_llm,
