@@ -16,6 +16,7 @@ from r1jax.engine.programs import keep_compiled
 from r1jax.engine.types import SamplingParams
 from r1jax.errors import ConfigError, R1jaxError
 from r1jax.evaluate import report, sandbox
+from r1jax.evaluate.maths import Judges
 from r1jax.evaluate.models import AskError, InProcess, Model, Remote, Sampling
 from r1jax.evaluate.run import Plan, check_plan, evaluate
 from r1jax.evaluate.tasks import TASKS, Task, load_task
@@ -48,8 +49,10 @@ def _run(args: argparse.Namespace, tasks: Sequence[Task]) -> None:
         Plan(sampling, args.samples or task.samples, args.limit, args.seed)
         for task in tasks
     ]
-    for plan in plans:
+    for task, plan in zip(tasks, plans, strict=True):
         check_plan(plan)
+        if task.judge == "maths":
+            Judges().close()  # tells at once what would be missing at the end
     results = []
     with _Asked(args) as model:
         for task, plan in zip(tasks, plans, strict=True):
@@ -57,8 +60,8 @@ def _run(args: argparse.Namespace, tasks: Sequence[Task]) -> None:
             results.append(evaluate(model, task, plan, folder))
         settings = {**dataclasses.asdict(sampling), "seed": args.seed}
         report.write_results(args.output, model.name, settings, results)
+        sys.stdout.write(report.table(results))
         report.draw(args.output / "results.png", model.name, results)
-    sys.stdout.write(report.table(results))
     sys.stdout.write(f"{args.output}: results.json, results.png, and all samples\n")
 
 

@@ -82,17 +82,25 @@ class Judges:
             worker.stop()
 
     def judge(self, pairs: Sequence[tuple[str | None, str]]) -> list[Verdict]:
-        """Judges pairs of an answer (None for none) and the truth, in their order."""
+        """Judges pairs of an answer (None for none) and the truth, in their order.
+
+        Raises:
+          ConfigError: A worker does not start.
+        """
         verdicts = [Verdict(False, "no answer")] * len(pairs)
         waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        broken: list[ConfigError] = []
         for at, (answer, _) in enumerate(pairs):
             if answer is not None:
                 waiting.put(at)
 
         def work(worker: _Worker) -> None:
-            while (at := waiting.get()) is not None:
+            while (at := waiting.get()) is not None and not broken:
                 answer, truth = pairs[at]
-                verdicts[at] = worker.judge(str(answer), truth)
+                try:
+                    verdicts[at] = worker.judge(str(answer), truth)
+                except ConfigError as error:
+                    broken.append(error)
 
         threads = []
         for worker in self._workers[: 1 + len(pairs) // _WORTH_A_WORKER]:
@@ -102,6 +110,8 @@ class Judges:
             thread.start()
         for thread in threads:
             thread.join()
+        if broken:
+            raise broken[0]
         return verdicts
 
 
@@ -152,7 +162,11 @@ class _Worker:
         )
         if not self._line(_START_SECONDS).endswith(b"\n"):
             self.stop()
-            raise RuntimeError("a process that judges answers did not start")
+            raise ConfigError(
+                "a process that judges answers did not start",
+                f"it said nothing for {_START_SECONDS:g} s, or ended; see above",
+                "try: python -m r1jax.evaluate.maths_worker",
+            )
 
     def _line(self, seconds: float) -> bytes:
         r"""Reads a line; ends in "\0" where the process has closed its output."""

@@ -73,8 +73,9 @@ class InProcess:
             said = self._llm.chat([{"role": "user", "content": question}], params)
         except (R1jaxError, RuntimeError) as error:
             raise AskError("the model gave no answer", str(error)) from error
-        tokens, finish = len(said.token_ids), said.finish or "stop"
-        return Answer(said.content, said.reasoning, tokens, finish)
+        if said.finish not in ("stop", "length"):
+            raise AskError("the model gave no whole answer", f"it ended: {said.finish}")
+        return Answer(said.content, said.reasoning, len(said.token_ids), said.finish)
 
 
 class Remote:

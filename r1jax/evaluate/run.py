@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from r1jax.errors import R1jaxError
+from r1jax.errors import ConfigError
 from r1jax.evaluate.estimates import (
     Estimate,
     consensus,
@@ -170,7 +170,8 @@ def _draw(
 
     total = len(items) * plan.samples
     bar = tqdm(total=total, initial=total - len(missing), desc=task.name, disable=None)
-    with bar, ThreadPoolExecutor(model.concurrency) as pool:
+    pool = ThreadPoolExecutor(model.concurrency)
+    try:
         while len(failures) < _MOST_FAILURES:
             for item, number in itertools.islice(
                 waiting, model.concurrency - len(running)
@@ -185,6 +186,9 @@ def _draw(
                 bar.update()
         for future in running:  # those asked already are worth keeping
             _collect(future, ledger, failures)
+    finally:  # whoever interrupts does not wait: the model is closed under the threads
+        pool.shutdown(wait=False, cancel_futures=True)
+        bar.close()
     short = [each for each in missing if (each[0].key, each[1]) not in ledger.samples]
     if short:
         raise AskError(
@@ -225,10 +229,10 @@ def check_plan(plan: Plan) -> None:
     """Refuses plans that cannot be followed.
 
     Raises:
-      R1jaxError: Names the value.
+      ConfigError: Names the value.
     """
     if plan.samples > 1 and plan.sampling.temperature == 0:
-        raise R1jaxError(
+        raise ConfigError(
             f"{plan.samples} samples at temperature 0",
             "all of them would be the same",
             "set --samples 1, or a temperature above 0",

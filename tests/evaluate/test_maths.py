@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from evaluate.answer_pairs import PAIRS
+from r1jax.errors import ConfigError
 from r1jax.evaluate.maths import Judges
 from r1jax.text.answers import equal, final_answer
 
@@ -58,6 +59,14 @@ def test_a_huge_power_costs_one_verdict_and_nothing_else(judges):
     first, second = judges.judge([("9^{9^{9^{9}}}", "x"), ("\\sqrt{4}", "2")])
     assert not first.correct
     assert second.correct
+
+
+def test_a_worker_that_does_not_start_is_told():
+    with (
+        Judges(workers=1, command=[sys.executable, "-c", "pass"]) as judges,
+        pytest.raises(ConfigError, match="did not start"),
+    ):
+        judges.judge([("1", "2")] * 3)
 
 
 def test_no_answer_is_wrong_and_says_so(judges):

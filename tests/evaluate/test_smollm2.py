@@ -33,7 +33,7 @@ def smollm2():
 @pytest.mark.parametrize(
     "problems",
     [
-        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(3, marks=pytest.mark.slow(minutes=4)),
         pytest.param(50, marks=pytest.mark.slow(minutes=10)),
     ],
 )
@@ -41,7 +41,7 @@ def test_gsm8k_through_the_server_and_in_process_is_the_same(
     smollm2, tmp_path, problems
 ):
     task = load_task("gsm8k")
-    sampling = Sampling(max_tokens=48 if problems == 3 else 384)
+    sampling = Sampling(max_tokens=48 if problems == 3 else 256)
     plan = Plan(sampling, samples=1, limit=problems, seed=3)
     inside = evaluate(InProcess(smollm2), task, plan, tmp_path / "inside")
     with running(smollm2, names=["r1jax"]) as site:

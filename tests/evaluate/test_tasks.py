@@ -1,8 +1,11 @@
 """Problems come from files and packages, or a sentence says why they do not."""
 
 import csv
+import importlib.machinery
 import importlib.util
 import json
+import sys
+import types
 
 import pytest
 
@@ -121,6 +124,31 @@ def test_votes_join_answers_that_are_equal_however_written(tmp_path):
     [grades] = grade(task, {item: [sample(item, text) for text in texts]})
     assert [each.vote for each in grades] == [0, 1, 0, 1, None]
     assert [each.correct for each in grades] == [True, False, True, False, False]
+
+
+def test_the_projects_own_problems_accept_what_they_accept(monkeypatch):
+    problem = types.SimpleNamespace(
+        key="k", task="countdown", answer="1+2", accepts=lambda text: eval(text) == 3
+    )
+    module = types.ModuleType("r1jax.problems")
+    module.__spec__ = importlib.machinery.ModuleSpec("r1jax.problems", None)
+    module.TASKS = ("countdown",)
+    module.as_messages = lambda problem: [{"role": "user", "content": "make 3"}]
+    asked = []
+
+    def draw(tasks, count, seed, split):
+        asked.append((tasks, count, seed, split))
+        return [problem] * 2
+
+    module.draw = draw
+    monkeypatch.setitem(sys.modules, "r1jax.problems", module)
+    task = load_task("arithmetic", seed=5)
+    assert asked == [(("countdown",), 1000, 5, "held-out")]
+    assert [item.question for item in task.items] == ["make 3"] * 2
+    item = task.items[0]
+    texts = ("\\boxed{2+1}", "\\boxed{2+2}", "3")
+    [grades] = grade(task, {item: [sample(item, text) for text in texts]})
+    assert [each.correct for each in grades] == [True, False, False]
 
 
 def test_canonical_programs_of_humaneval_pass_and_others_fail():
