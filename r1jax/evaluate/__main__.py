@@ -7,6 +7,8 @@ The same command goes on where it was stopped.
 
 import argparse
 import dataclasses
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from r1jax.evaluate.tasks import TASKS, Task, load_task
 from r1jax.load import load
 
 _FAILED, _BAD_INPUT = 1, 2  # exit codes: samples did not come; what the user can mend
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return _BAD_INPUT
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     return 0
 
 
@@ -151,4 +154,7 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == _INTERRUPTED:
+        os._exit(code)  # Python would wait for threads that wait for answers
+    sys.exit(code)

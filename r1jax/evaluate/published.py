@@ -7,6 +7,12 @@ in Nature. "open-r1" repeated the distills' measurements with lighteval
 
 from collections.abc import Mapping
 
+NAMES: Mapping[str, str] = {
+    "aime": "AIME 2024",
+    "math500": "MATH-500",
+    "gpqa": "GPQA Diamond",
+    "mmlu": "MMLU",
+}
 PASS_AT_1: Mapping[str, Mapping[str, float]] = {
     "aime": {
         "R1": 79.8, "R1-Zero": 77.9, "Qwen-1.5B": 28.9, "Qwen-7B": 55.5,

@@ -8,7 +8,7 @@ from typing import Any
 
 from r1jax.errors import ConfigError
 from r1jax.evaluate.estimates import Estimate
-from r1jax.evaluate.published import CONS_AT_64, PASS_AT_1
+from r1jax.evaluate.published import CONS_AT_64, NAMES, PASS_AT_1
 from r1jax.evaluate.run import Result
 
 _HEADS = (
@@ -77,7 +77,8 @@ def draw(path: Path, model: str, results: Sequence[Result]) -> None:
         )
         panel.invert_yaxis()
         panel.set_xlim(0, 100)
-        panel.set_xlabel("pass@1 in percent (grey: published)")
+        grey = f" (grey: published of {NAMES[result.task]})" if published else ""
+        panel.set_xlabel(f"pass@1 in percent{grey}")
         panel.set_title(
             f"{result.task}: {result.problems} problems, {result.samples} samples each"
         )
@@ -115,7 +116,7 @@ def _published(task: str) -> list[str]:
         known = numbers.get(task, {})
         if known:
             listed = ", ".join(f"{model} {value}" for model, value in known.items())
-            lines.append(f"published {name} of {task}: {listed}")
+            lines.append(f"published {name} of {NAMES[task]}: {listed}")
     return lines
 
 
