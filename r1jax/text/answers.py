@@ -187,17 +187,24 @@ def _collections(a: str, t: str, leaf: Leaf) -> bool | None:
 def _parts(text: str) -> tuple[str, list[str]]:
     """Gives the brackets around a collection, "" for a bare list, and its elements."""
     kind = ""
-    if len(text) > 1 and text[0] in _OPENERS and text[-1] in _CLOSERS:
-        inside = split_top(text[1:-1], ",")
-        bracketed = len(inside) > 1 or text[0] == "⟦"
-        if bracketed and len(split_top(text, ",")) == 1:
-            kind, text = text[0] + text[-1], text[1:-1]
+    if _wrapped(text) and (text[0] == "⟦" or len(split_top(text[1:-1], ",")) > 1):
+        kind, text = text[0] + text[-1], text[1:-1]
     parts = split_top(text, ",")
     if not kind:
         parts = [piece for part in parts for piece in split_top(part, " and ")]
     if kind in ("", "⟦⟧"):
         parts = [each for part in parts for each in plus_and_minus(part)]
     return kind, [part.strip() for part in parts if part.strip()]
+
+
+def _wrapped(text: str) -> bool:
+    """Tells whether the first bracket is closed by the last one."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter in _OPENERS) - (letter in _CLOSERS)
+        if not depth:
+            return 0 < at == len(text) - 1
+    return False
 
 
 def _any_order(

@@ -201,7 +201,7 @@ def intervals_of(text: str) -> frozenset[Interval] | None:
     pieces = [piece for part in text.split(" or ") for piece in part.split("\\cup")]
     found: list[Interval] = []
     for piece in pieces:
-        read = _bracketed(piece.strip()) or _inequality(piece.strip())
+        read = _bracketed(piece.strip(), len(pieces)) or _inequality(piece.strip())
         if read is None:
             return None
         found.extend(read)
@@ -274,15 +274,15 @@ _UNITS = {
 }  # fmt: skip
 
 
-def _bracketed(text: str) -> list[Interval] | None:
-    r"""Reads "[a, b)"; round brackets only where an end is infinite."""
+def _bracketed(text: str, pieces: int) -> list[Interval] | None:
+    r"""Reads "[a, b)"; alone with like brackets only where an end is infinite."""
     if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]":
         return None
     ends = split_top(text[1:-1], ",")
     if len(ends) != 2:
         return None
     plain = text[0] + text[-1] in ("()", "[]")
-    if plain and "\\infty" not in text:
+    if plain and pieces == 1 and "\\infty" not in text:
         return None
     return [_interval(text[0], ends[0], ends[1], text[-1])]
 
