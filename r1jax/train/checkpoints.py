@@ -81,6 +81,8 @@ class Checkpoints:
         )["state"]
         return found
 
-    def close(self) -> None:
-        """Waits for what is being written."""
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
         self._manager.close()

@@ -23,7 +23,7 @@ from r1jax.locate import locate
 from r1jax.presets import NAMES, preset
 from r1jax.text import Tokenizer
 from r1jax.train import data, lora, optimizer, state
-from r1jax.train.batch import Example, fill
+from r1jax.train.batch import Example, Packed, fill
 from r1jax.train.checkpoints import Checkpoints
 from r1jax.train.log import Log
 from r1jax.train.lora import Lora
@@ -93,11 +93,42 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     learnt = sum(leaf.size for leaf in jax.tree.leaves(now.params))
     say(f"{learnt:,} parameters learn, on {mesh.size} device(s)")
     output.mkdir(parents=True, exist_ok=True)
-    saved, about = Checkpoints(output, settings.keep), _about(settings, some)
-    _check_output(output, saved, resume)
-    if resume:
-        now = saved.restore(now, about)
-        say(f"goes on after step {int(now.step)}")
+    about = _about(settings, some)
+    with Checkpoints(output, settings.keep) as saved:
+        _check_output(output, saved, resume)
+        if resume:
+            now = saved.restore(now, about)
+            say(f"goes on after step {int(now.step)}")
+
+        def save(state: State, last: bool) -> None:
+            saved.save(state, about)
+            if settings.export_every_save and not last:
+                export(model, state, adapters, output, settings.export_dtype)
+
+        take = _compiled(model, loss, tools, adapters, now, mesh, settings)
+        with Log(output, settings.steps, int(now.step)) as log:
+            rate = optimizer.schedule(choice)
+            now = _learn(settings, now, take, batches, rate, log, save)
+    picture = log.close()
+    if picture:
+        say(f"drew {picture}")
+    if int(now.step) < settings.steps:
+        say(f"stopped and saved after step {int(now.step)}; --resume goes on")
+        return False
+    say(f"wrote {export(model, now, adapters, output, settings.export_dtype)}")
+    return True
+
+
+def _compiled(
+    model: Model,
+    loss: Loss,
+    tools: Any,
+    adapters: Lora | None,
+    now: State,
+    mesh: Any,
+    settings: ConfigDict,
+) -> Callable[[State, Packed], tuple[State, dict[str, Any]]]:
+    """Returns a step that takes a batch from the host; it donates the state."""
     where = jax.tree.map(lambda leaf: leaf.sharding, now)
     step = jax.jit(
         state.make_step(model.config, loss, tools, adapters),
@@ -107,15 +138,26 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     place = sharding.Placement(mesh, "training").sharding(
         (None, "rows", None), (1, settings.data.rows, settings.data.width)
     )
-    rate = optimizer.schedule(choice)
-    log = Log(output, settings.steps, int(now.step))
+    return lambda state, batch: step(state, jax.device_put(batch, place))
+
+
+def _learn(
+    settings: ConfigDict,
+    now: State,
+    take: Callable[[State, Packed], tuple[State, dict[str, Any]]],
+    batches: data.Batches,
+    rate: Callable[[int], Any],
+    log: Log,
+    save: Callable[[State, bool], None],
+) -> State:
+    """Takes the steps that are left, until the last or Ctrl-C; both are saved."""
+    size = settings.data.parts * settings.data.rows * settings.data.width
     with _interrupts() as stopped:
         for number in range(int(now.step), settings.steps):
             began = time.perf_counter()
-            now, found = step(now, jax.device_put(batches[number], place))
+            now, found = take(now, batches[number])
             numbers = {name: float(value) for name, value in found.items()}
             seconds = time.perf_counter() - began
-            size = settings.data.parts * settings.data.rows * settings.data.width
             log.write(
                 number + 1,
                 **numbers,
@@ -124,20 +166,10 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
             )
             last = stopped() or number + 1 == settings.steps
             if last or (number + 1) % settings.save_every == 0:
-                saved.save(now, about)
-                if settings.export_every_save and not last:
-                    export(model, now, adapters, output, settings.export_dtype)
-            if stopped():
+                save(now, last)
+            if last:
                 break
-    saved.close()
-    picture = log.close()
-    if picture:
-        say(f"drew {picture}")
-    if int(now.step) < settings.steps:
-        say(f"stopped and saved after step {int(now.step)}; --resume goes on")
-        return False
-    say(f"wrote {export(model, now, adapters, output, settings.export_dtype)}")
-    return True
+    return now
 
 
 def open_model(name: str, mesh: Any, mtp: bool, seed: int) -> Model:
