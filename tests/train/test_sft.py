@@ -52,7 +52,9 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(sft, checkpoint, tmp_path):
         runs.run(sft(model, "seed=1"), whole, True, quiet)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "r1"])
+@pytest.mark.parametrize(
+    "family", ["qwen2", pytest.param("r1", marks=pytest.mark.slow)]
+)
 def test_a_mesh_loses_as_one_device_does(family, sft, checkpoint, tmp_path):
     model, short = checkpoint(family), ("steps=3", "data.rows=4", "loss.unroll=False")
     found = []

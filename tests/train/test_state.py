@@ -37,7 +37,10 @@ def train(config, params, packed, steps, choice, loss=LOSS):
     return now, numbers
 
 
-@pytest.mark.parametrize(("family", "name"), [("r1", "muon"), ("qwen2", "adamw")])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [pytest.param("r1", "muon", marks=pytest.mark.slow), ("qwen2", "adamw")],
+)
 def test_one_batch_is_learnt_by_heart(family, name, tiny, tiny_params, rng):
     config, params = tiny(family), tiny_params(family)
     choice = settings(name, 80, 0.02 if name == "muon" else 0.01)
