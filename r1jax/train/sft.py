@@ -103,7 +103,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
         def save(state: State, last: bool) -> None:
             saved.save(state, about)
             if settings.export_every_save and not last:
-                export(model, state, adapters, output, settings.export_dtype)
+                export(model, state, adapters, output, settings)
 
         take = _compiled(model, loss, tools, adapters, now, mesh, settings)
         with Log(output, settings.steps, int(now.step)) as log:
@@ -115,7 +115,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     if int(now.step) < settings.steps:
         say(f"stopped and saved after step {int(now.step)}; --resume goes on")
         return False
-    say(f"wrote {export(model, now, adapters, output, settings.export_dtype)}")
+    say(f"wrote {export(model, now, adapters, output, settings)}")
     return True
 
 
@@ -213,12 +213,19 @@ def open_model(name: str, mesh: Any, mtp: bool, seed: int) -> Model:
 
 
 def export(
-    model: Model, now: State, adapters: Lora | None, output: Path, dtype: str
+    model: Model, now: State, adapters: Lora | None, output: Path, settings: ConfigDict
 ) -> Path:
     """Writes a state as a Hugging Face directory, which `r1jax.load` takes."""
     whole = jax.jit(lambda s: state.whole_params(s, adapters))(now)
     place = output / f"hf-{int(now.step)}"
-    return save_hf(model.config, whole, place, dtype=dtype, source=model.source)
+    return save_hf(
+        model.config,
+        whole,
+        place,
+        dtype=settings.export_dtype,
+        source=model.source,
+        tokenizer=settings.tokenizer or None,
+    )
 
 
 def _first_state(

@@ -27,6 +27,7 @@ def save_hf(
     *,
     dtype: str = "bfloat16",
     source: Source | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Path:
     """Writes config.json, model.safetensors and the tokenizer's files.
 
@@ -38,6 +39,7 @@ def save_hf(
       output: The directory; not there yet, or empty.
       dtype: Of the tensors, but those that are always float32.
       source: Where the tokenizer is copied from; None for a model without one.
+      tokenizer: A directory whose tokenizer is copied in place of the source's.
 
     Returns:
       The directory.
@@ -57,6 +59,8 @@ def save_hf(
             (partial / "config.json").write_text(text, encoding="utf-8")
             if source is not None:
                 _write_tokenizer(source, partial)
+            if tokenizer is not None:
+                _copy_tokenizer(Path(tokenizer), partial)
             if output.exists():
                 output.rmdir()
             partial.rename(output)
@@ -93,9 +97,13 @@ def _write_tokenizer(source: Source, directory: Path) -> None:
     if source.tokenizer_fields is not None:
         write_tokenizer(source.tokenizer_fields, directory)
     elif source.tokenizer_directory is not None:
-        for name in TOKENIZER_FILES:
-            if (source.tokenizer_directory / name).exists():
-                shutil.copyfile(source.tokenizer_directory / name, directory / name)
+        _copy_tokenizer(source.tokenizer_directory, directory)
     if source.generation:
         text = json.dumps(dict(source.generation), indent=2, ensure_ascii=False)
         (directory / "generation_config.json").write_text(text, encoding="utf-8")
+
+
+def _copy_tokenizer(start: Path, directory: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (start / name).exists():
+            shutil.copyfile(start / name, directory / name)

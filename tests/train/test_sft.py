@@ -70,6 +70,7 @@ def test_adapters_are_merged_into_what_is_written(sft, checkpoint, tmp_path):
     model = checkpoint("qwen2")
     changes = ("lora.rank=2", "lora.kernels=q,down", "steps=3", "loss.unroll=False")
     assert runs.run(sft(model, *changes), tmp_path / "o", False, quiet)
+    assert (tmp_path / "o" / "hf-3" / "tokenizer.json").exists()
     before, after = (r1jax.load(p).params for p in (model, tmp_path / "o" / "hf-3"))
     flat = [dict(jax.tree_util.tree_leaves_with_path(p)) for p in (before, after)]
     moved = {
