@@ -41,6 +41,7 @@ EVALUATE = [
     "math-verify",
     "matplotlib",
 ]
+TRAIN = ["matplotlib"]  # draws what a run has logged
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,
@@ -97,6 +98,7 @@ setup(
         "evaluate": EVALUATE,
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "train": TRAIN,
         "goldens": TORCH,
         "bench": [*TORCH, *SERVE, "llama-cpp-python"],
         "test": TEST,
