@@ -15,7 +15,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
 }
-_SPELLINGS = {"\\times": "*", "\\cdot": "*", "×": "*", "·": "*", "−": "-"}  # noqa: RUF001
+_SPELLINGS = {"\\times": "*", "\\cdot": "*", "×": "*", "·": "*", "−": "-"}
 _EXPRESSION = re.compile(r"[\d+\-*() ]{1,64}")
 SENTENCES = {"en": "The answer is \\boxed{%s}.", "de": "Die Antwort ist \\boxed{%s}."}
 

@@ -7,8 +7,8 @@ from r1jax.problems.problem import Language
 
 _SIGNS = {
     "+": ("+",),
-    "-": ("-", "-", "-", "−", "–"),  # noqa: RUF001
-    "*": ("*", "*", "×", "x", "·"),  # noqa: RUF001
+    "-": ("-", "-", "-", "−", "–"),
+    "*": ("*", "*", "×", "x", "·"),
 }
 _BEFORE: dict[Language, tuple[str, ...]] = {
     "en": ("Hi, ", "Hello! ", "Hey, ", "Please: ", "Question: ", "ok, "),

@@ -40,7 +40,7 @@ def test_the_thought_ends_in_the_answer(drawn, task):
 
 @pytest.mark.parametrize("task", ["add", "subtract", "multiply", "two-step"])
 def test_a_question_with_an_expression_has_its_value_as_answer(drawn, task):
-    signs = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*"})  # noqa: RUF001
+    signs = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*"})
     asked = 0
     for problem in drawn[task]:
         text = re.sub(r"(?<=\d)[,.](?=\d{3})", "", problem.question)
@@ -93,7 +93,7 @@ def test_countdown_answers_use_each_number_once(drawn):
     [
         ("(7+8)*3", True),
         ("3 * (8 + 7)", True),
-        ("3 × (8 + 7) = 45", True),  # noqa: RUF001
+        ("3 × (8 + 7) = 45", True),
         ("3 \\cdot (8+7)", True),
         ("45", False),
         ("7+8*3", False),

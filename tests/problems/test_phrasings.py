@@ -77,7 +77,7 @@ def test_questions_are_asked_in_the_chosen_way(choice, monkeypatch):
 def test_spelling_changes_signs_and_spaces_only():
     rng = random.Random(0)
     spelt = {spelling.expression(rng, "12*(3-4)") for _ in range(200)}
-    assert {"12*(3-4)", "12 × (3 − 4)", "12x(3–4)"} <= spelt  # noqa: RUF001
+    assert {"12*(3-4)", "12 × (3 − 4)", "12x(3–4)"} <= spelt
 
 
 def test_disturbing_a_question_keeps_its_numbers():
