@@ -5,15 +5,16 @@ and GPQA, 16 for MATH-500); the prompts for mathematics are its own.
 """
 
 import hashlib
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from r1jax import problems
 from r1jax.errors import ConfigError
 from r1jax.evaluate.files import package_file, read_rows
+from r1jax.problems import as_messages, draw
+from r1jax.problems.phrasings import Choice
 
 Judge = Literal["maths", "choice", "code", "problem"]
 Row = Mapping[str, Any]
@@ -173,32 +174,30 @@ def _humaneval(data: Path | None, seed: int) -> Task:
     return Task("humaneval", tuple(items), "code", 8)
 
 
-def _arithmetic(data: Path | None, seed: int) -> Task:
-    if data is not None:
-        raise ConfigError(
-            f"arithmetic takes no file ({data})",
-            "its problems are drawn",
-            "omit --data",
+def _arithmetic(name: str, phrasings: Choice) -> "_Loader":
+    """The project's own held-out problems, asked in some ways."""
+
+    def load(data: Path | None, seed: int) -> Task:
+        if data is not None:
+            raise ConfigError(
+                f"{name} takes no file ({data})",
+                "its problems are drawn",
+                "omit --data",
+            )
+        drawn = draw(problems.TASKS, _DRAWN, seed, "held-out", phrasings)
+        items = tuple(
+            Item(
+                f"{at}-{problem.key}",
+                as_messages(problem)[0]["content"],
+                problem.answer,
+                problem.task,
+                problem,
+            )
+            for at, problem in enumerate(drawn)
         )
-    if importlib.util.find_spec("r1jax.problems") is None:
-        raise ConfigError(
-            "this r1jax has no r1jax.problems",
-            "the task arithmetic is drawn from it",
-            "choose another task",
-        )
-    problems = importlib.import_module("r1jax.problems")
-    drawn = problems.draw(problems.TASKS, _DRAWN, seed, split="held-out")
-    items = tuple(
-        Item(
-            f"{at}-{problem.key}",
-            problems.as_messages(problem)[0]["content"],
-            problem.answer,
-            problem.task,
-            problem,
-        )
-        for at, problem in enumerate(drawn)
-    )
-    return Task("arithmetic", items, "problem", 8)
+        return Task(name, items, "problem", 8)
+
+    return load
 
 
 _Loader = Callable[[Path | None, int], Task]
@@ -210,7 +209,8 @@ TASKS: Mapping[str, _Loader] = {
     "gpqa": _multiple_choice("gpqa", 64),
     "mmlu": _multiple_choice("mmlu", 4),
     "humaneval": _humaneval,
-    "arithmetic": _arithmetic,
+    "arithmetic": _arithmetic("arithmetic", "train"),
+    "arithmetic-anew": _arithmetic("arithmetic-anew", "held-out"),
 }
 
 
