@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -72,7 +72,8 @@ class LLM:
         self._tokenizer, self._seed = tokenizer, seed
         self.target, self._hosts = target, hosts
         self.scheme = quant.scheme_of(params)
-        self._arranged = _placed(config, params, target, places or {})
+        self._places = places or {}
+        self._arranged = _placed(config, params, target, self._places)
         self._engine_lock = threading.Lock()
 
     @property
@@ -138,6 +139,44 @@ class LLM:
         )
         self._arranged = engine.params
         return engine
+
+    def bind(self, params: PyTree) -> None:
+        """Answers from now on with other weights of the same model.
+
+        They are cast and arranged as loading does. The engine goes on with its compiled
+        steps, and forgets the prefixes that the old weights have computed. What needed
+        neither is shared with `params`: whoever donates that to a computation must bind
+        again before the next request.
+
+        Args:
+          params: The tree of docs/weights.md, layers stacked, of any float dtype.
+
+        Raises:
+          ConfigError: The tree is not this model's.
+          RequestError: Requests are running.
+        """
+        if self.scheme is not None:
+            raise ConfigError(
+                f"{self.name} keeps weights in few bits",
+                "rounded anew they would answer for another policy than is trained",
+                "load it with dtype float32 or bfloat16",
+            )
+        whole = parameters.abstract(self.config, self.dtype)
+        like = {name: whole[name] for name in whole if name in self._arranged}
+        mine = {name: params[name] for name in like if name in params}
+        forms = [jax.tree.map(lambda x: x.shape, tree) for tree in (like, mine)]
+        if forms[0] != forms[1]:
+            raise ConfigError(
+                f"the tree to bind is not one of {self.name}",
+                "names or shapes of its arrays differ from the model's",
+                "bind the parameters that were trained from this model",
+            )
+        arranged = self._arrange(mine)
+        with self._engine_lock:
+            if "_engine" in self.__dict__:
+                self._engine.bind(arranged)
+                arranged = self._engine.params
+            self._arranged = arranged
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """Returns float32 logits [T, V] at every position of one sequence.
@@ -251,6 +290,24 @@ class LLM:
         """Stops the engine, if it runs."""
         if "_engine" in self.__dict__:
             self._engine.close()
+
+    def _arrange(self, params: PyTree) -> PyTree:
+        """Casts plain parameters and puts them as the target wants them."""
+        cast = self._cast(params)
+        if self.target.form == "cpu":
+            return cast
+        return _placed(self.config, cast, self.target, self._places)
+
+    @cached_property
+    def _cast(self) -> Callable[[PyTree], PyTree]:
+        whole = parameters.abstract(self.config, self.dtype)
+
+        def cast(params: PyTree) -> PyTree:
+            like = {name: whole[name] for name in params}
+            out = jax.tree.map(lambda x, y: x.astype(y.dtype), params, like)
+            return model.for_cpu(out) if self.target.form == "cpu" else out
+
+        return jax.jit(cast)
 
     def _ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if isinstance(prompt, str):
