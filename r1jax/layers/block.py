@@ -9,6 +9,7 @@ from r1jax.layers.mla import Mla
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.moe import Moe
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.packed import Rows
 from r1jax.layers.rope import Rotation
 from r1jax.typing import Array
 
@@ -37,17 +38,19 @@ class Block(nn.Module):
         self,
         x: Array,
         turn: Rotation,
-        context: Context | None,
+        context: Context | Rows | None,
         last: Array | None = None,
     ) -> tuple[Array, Context | None]:
         """Maps [T, D] to [T, D] and returns the context with this layer's entries.
 
         With `last`, one flat token of each row, only those go on: the result is [B, D].
+        `Rows` are for training: sequences apart, and no context returned.
         """
-        y, context = self.attention(self.attention_norm(x), turn, context, last)
+        learns = isinstance(context, Rows)
+        y, after = self.attention(self.attention_norm(x), turn, context, last)
         x = (x if last is None else x[last]) + y
         normed = self.mlp_norm(x)
         if self.with_experts:
-            batch = None if context is None else context.batch
-            return x + self.moe(normed, batch), context
-        return x + self.mlp(normed), context
+            batch = None if after is None else after.batch
+            return x + self.moe(normed, batch, learns), after
+        return x + self.mlp(normed), after

@@ -18,6 +18,7 @@ from r1jax.layers.fused import (
 )
 from r1jax.layers.linear import Projection
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.packed import Rows, attend_packed
 from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, at, rotate, softmax_scale
 from r1jax.typing import Array, Float
@@ -53,12 +54,13 @@ class Gqa(nn.Module):
         self,
         x: Array,
         turn: Rotation,
-        context: Context | None,
+        context: Context | Rows | None,
         last: Array | None = None,
     ) -> tuple[Array, Context | None]:
         """Attends from [T, D] tokens; returns [T, D] and the context with their keys.
 
-        Without a context the tokens are one whole sequence. With `last` (not with
+        Without a context the tokens are one whole sequence; `Rows` are packed
+        ones. With `last` (not with
         kernels) only that token of each row attends, and [B, D] is returned.
         """
         q, k, v = self.q(x if last is None else x[last]), self.k(x), self.v(x)
@@ -67,6 +69,8 @@ class Gqa(nn.Module):
         q = rotate(q, at(turn, last), interleaved=self.config.rope.interleaved)
         k = rotate(k, turn, interleaved=self.config.rope.interleaved)
         scale = softmax_scale(self.config.rope, self.config.head_dim)
+        if isinstance(context, Rows):
+            return self.o(attend_packed(q, k, v, context, scale=scale)), None
         if context is None:
             mask = attention.visible(jnp.arange(len(x)), len(x))
             return self.o(attention.attend(q, k, v, mask, scale=scale)), None

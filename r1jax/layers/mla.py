@@ -21,6 +21,7 @@ from r1jax.layers.fused import (
 )
 from r1jax.layers.linear import Projection, Turned, weight
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.packed import Rows, attend_packed
 from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, at, rotate, softmax_scale
 from r1jax.quant import QArray
@@ -169,12 +170,13 @@ class Mla(nn.Module):
         self,
         x: Array,
         turn: Rotation,
-        context: Context | None,
+        context: Context | Rows | None,
         last: Array | None = None,
     ) -> tuple[Array, Context | None]:
         """Attends from [T, D] tokens; returns [T, D] and the context with them.
 
-        Without a context the tokens are one whole sequence. With `last` (not with
+        Without a context the tokens are one whole sequence; `Rows` are packed
+        ones. With `last` (not with
         kernels) only that token of each row attends, and [B, D] is returned.
         """
         c = self.config
@@ -185,10 +187,12 @@ class Mla(nn.Module):
         weights = LatentWeights(self.k_up(), self.v_up())
         scale = softmax_scale(c.rope, c.nope_dim + c.rope_dim)
         q = jnp.concatenate([q_nope, q_rope], axis=-1)
-        if context is None:
-            mask = attention.visible(jnp.arange(len(x)), len(x))
+        if context is None or isinstance(context, Rows):
             k, v = expand(entry, weights)
             k, v = jnp.swapaxes(k, 0, 1), jnp.moveaxis(v, -1, 0)
+            if context is not None:
+                return self.o(attend_packed(q, k, v, context, scale=scale)), None
+            mask = attention.visible(jnp.arange(len(x)), len(x))
             return self.o(attention.attend(q, k, v, mask, scale=scale)), None
         if context.batch.target.kernels:
             heads = ("heads", None, None)

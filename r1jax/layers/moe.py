@@ -23,7 +23,7 @@ TILE = 64  # rows of one expert that are multiplied at once
 def experts_all(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
     """Every expert on every token, weighed by the routes (0 where not chosen).
 
-    The plain form that the other two must equal.
+    The plain form that the others must equal.
     """
     shares = _shares(routes, len(x), _count(down))
 
@@ -82,6 +82,69 @@ def experts_sorted(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> A
     return total.astype(x.dtype)
 
 
+def experts_learning(x: Array, gate_up: Array, down: Array, routes: Routes) -> Array:
+    """For training: differentiable, and the tokens of each expert are multiplied once.
+
+    The expert of each row is told to the product on a TPU (`ragged`), elsewhere rows
+    are laid in blocks of one expert each.
+    """
+    return jax.lax.platform_dependent(
+        x, gate_up, down, *routes, tpu=experts_ragged, default=experts_blocks
+    )
+
+
+def experts_ragged(
+    x: Array, gate_up: Array, down: Array, chosen: Array, weights: Array
+) -> Array:
+    """Equals `experts_all`; rows sorted by expert go into `jax.lax.ragged_dot`."""
+    tokens, per_token = chosen.shape
+    order = jnp.argsort(chosen.reshape(-1), stable=True)
+    sizes = jnp.bincount(chosen.reshape(-1), length=len(down)).astype(jnp.int32)
+    rows = x[order // per_token]
+    w_in = gate_up.reshape(*gate_up.shape[:2], -1)
+    gate, up = jnp.split(jax.lax.ragged_dot(rows, w_in, sizes), 2, axis=-1)
+    y = jax.lax.ragged_dot(jax.nn.silu(gate) * up, down, sizes)
+    shares = weights.reshape(-1)[order][:, None]
+    total = jnp.zeros((tokens, x.shape[1]), jnp.float32)
+    return total.at[order // per_token].add(y * shares).astype(x.dtype)
+
+
+def experts_blocks(
+    x: Array, gate_up: Array, down: Array, chosen: Array, weights: Array
+) -> Array:
+    """Equals `experts_all`; each block of TILE rows is of one expert.
+
+    Every expert's rows are filled up to whole blocks, so the number of blocks is known
+    before the routes are. A block reads a copy of its expert's matrices: for experts
+    that are small beside their tokens.
+    """
+    tokens, per_token = chosen.shape
+    experts, assigned = len(down), tokens * per_token
+    flat = chosen.reshape(-1)
+    order = jnp.argsort(flat, stable=True)
+    sizes = jnp.bincount(flat, length=experts)
+    blocks = -(-sizes // TILE)
+    ends = jnp.cumsum(blocks)
+    count = min(experts, assigned) + assigned // TILE
+    expert = jnp.searchsorted(ends, jnp.arange(count), side="right")
+    expert = jnp.minimum(expert, experts - 1)
+    # The place of each sorted row: its expert's first block, and its rank there.
+    rank = jnp.arange(assigned) - (jnp.cumsum(sizes) - sizes)[flat[order]]
+    place = (ends - blocks)[flat[order]] * TILE + rank
+    token = jnp.full(count * TILE, tokens).at[place].set(order // per_token)
+    share = (
+        jnp.zeros(count * TILE, jnp.float32).at[place].set(weights.reshape(-1)[order])
+    )
+    padded = jnp.concatenate([x, jnp.zeros((1, x.shape[1]), x.dtype)])
+    rows = padded[token].reshape(count, TILE, -1)
+    w_in = gate_up.reshape(*gate_up.shape[:2], -1)[expert]
+    gate, up = jnp.split(jnp.einsum("CMD,CDF->CMF", rows, w_in), 2, axis=-1)
+    y = jnp.einsum("CMF,CFD->CMD", jax.nn.silu(gate) * up, down[expert])
+    y = y.reshape(-1, x.shape[1]).astype(jnp.float32) * share[:, None]
+    total = jnp.zeros((tokens + 1, x.shape[1]), jnp.float32).at[token].add(y)
+    return total[:-1].astype(x.dtype)
+
+
 def _count(kernel: Kernel) -> int:
     return len(jax.tree.leaves(kernel)[0])
 
@@ -125,7 +188,9 @@ class Experts(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Array, routes: Routes, batch: Batch | None) -> Array:
+    def __call__(
+        self, x: Array, routes: Routes, batch: Batch | None, learns: bool
+    ) -> Array:
         """Sums each token's chosen experts, weighed, [T, D] to [T, D]."""
         e, d, f = self.config.experts, self.width, self.config.expert_width
         scaled = nn.initializers.variance_scaling
@@ -140,6 +205,8 @@ class Experts(nn.Module):
             # Padding chooses none: its experts would be read for nothing.
             chosen = jnp.where(batch.positions[:, None] >= 0, chosen, -1)
             return experts_by_kernels(x, gate_up, down, (chosen, weights))
+        if learns:
+            return experts_learning(x, gate_up, down, routes)
         form = experts_used if len(x) <= FEW_ROWS else experts_sorted
         return form(x, gate_up, down, routes)
 
@@ -157,11 +224,16 @@ class Moe(nn.Module):
             hidden = self.config.shared_experts * self.config.expert_width
             self.shared = Mlp(self.width, hidden)
 
-    def __call__(self, x: Array, batch: Batch | None = None) -> Array:
-        """Maps [T, D] to [T, D]; without a batch the tokens are a whole sequence."""
+    def __call__(
+        self, x: Array, batch: Batch | None = None, learns: bool = False
+    ) -> Array:
+        """Maps [T, D] to [T, D]; without a batch the tokens are a whole sequence.
+
+        With `learns` the experts' form has gradients.
+        """
         routes = self.router(x)
         if self.has_variable("params", "slots"):  # see layers/expert_places.py
             table: Array = self.get_variable("params", "slots")
             routes = to_slots(routes, table, share=len(x) >= TRAVELLERS)
-        y = self.experts(x, routes, batch)
+        y = self.experts(x, routes, batch, learns)
         return y + self.shared(x) if self.config.shared_experts else y

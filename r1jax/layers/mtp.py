@@ -15,6 +15,7 @@ from r1jax.config import ModelConfig
 from r1jax.layers.block import Block
 from r1jax.layers.linear import Projection, project
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.packed import Rows
 from r1jax.layers.rope import Rotation
 from r1jax.typing import Array, Float, Int, PyTree, typechecked
 
@@ -25,7 +26,7 @@ def look_ahead(
     hidden: Float[Array, "T D"],
     following: Int[Array, " T"],
     turn: Rotation,
-    context: Context | None,
+    context: Context | Rows | None,
     last: Array | None = None,
 ) -> tuple[Array, Context | None]:
     """Runs the layer up to its last norm.
@@ -37,7 +38,8 @@ def look_ahead(
         token further still, this function's own result.
       following: The token at the position after each.
       turn: The positions' rotation.
-      context: The layer's own past; None where the tokens are one whole sequence.
+      context: The layer's own past; None where the tokens are one whole sequence;
+        `Rows` where they are packed ones.
       last: As in `Block`.
 
     Returns:

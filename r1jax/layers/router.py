@@ -55,4 +55,6 @@ class Router(nn.Module):
         chosen, weights = route(logits, bias, self.config)
         # For who asks what was chosen (`model.chosen_experts`); nothing otherwise.
         self.sow("choices", "chosen", chosen, lambda _, new: new, lambda: None)
+        scores = jax.nn.sigmoid(logits)
+        self.sow("choices", "scores", scores, lambda _, new: new, lambda: None)
         return chosen, weights

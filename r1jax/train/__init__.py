@@ -1,0 +1,1 @@
+"""Training: fine-tuning on answers, and what every way of learning shares."""
