@@ -92,6 +92,11 @@ class LLM:
         return self._tokenizer
 
     @property
+    def has_words(self) -> bool:
+        """Whether there is a tokenizer."""
+        return self._tokenizer is not None
+
+    @property
     def params(self) -> PyTree:
         """The parameters as docs/weights.md draws them, layers stacked.
 
