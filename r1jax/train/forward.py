@@ -29,6 +29,7 @@ class Scores:
     Attributes:
       logprobs: Of each token given those before it in its sequence, float32 [B, S]; 0
         for first tokens and padding.
+      hits: 1 where the token is also the likeliest, else 0.
       hidden: Normed hidden states [B, S, D].
       loads: Tokens routed to each expert, float32 [MoE layers, E] (none: [0, 0]).
       balance: The sequence-wise balance loss (arXiv 2412.19437, eq. 17), alpha left
@@ -36,6 +37,7 @@ class Scores:
     """
 
     logprobs: Float[Array, "B S"]
+    hits: Float[Array, "B S"]
     hidden: Float[Array, "B S D"]
     loads: Float[Array, "L E"]
     balance: Float[Array, ""]
@@ -79,11 +81,13 @@ def score(
     kernel = head["kernel"] if head else params["embed"]["embedding"].T
     targets = jnp.roll(packed.tokens, -1, axis=1)
     following = token_logprobs(hidden, kernel, targets.reshape(-1))
-    logprobs = jnp.roll(following.reshape(packed.tokens.shape), 1, axis=1)
     predicted = (packed.segments > 0) & (packed.positions > 0)
-    logprobs = jnp.where(predicted, logprobs, 0.0)
-    shaped = hidden.reshape(*packed.tokens.shape, -1)
-    return Scores(logprobs, shaped, loads, balance)
+    logprobs, hits = (
+        jnp.where(predicted, jnp.roll(f.reshape(predicted.shape), 1, axis=1), 0.0)
+        for f in following
+    )
+    shaped = hidden.reshape(*predicted.shape, -1)
+    return Scores(logprobs, hits, shaped, loads, balance)
 
 
 def score_ahead(
@@ -107,24 +111,26 @@ def score_ahead(
     )
     normed = _norm(config, layer["head_norm"], state)
     targets = jnp.roll(packed.tokens, -2, axis=1).reshape(-1)
-    ahead = token_logprobs(normed, layer["lm_head"]["kernel"], targets)
+    ahead, _ = token_logprobs(normed, layer["lm_head"]["kernel"], targets)
     ahead = jnp.roll(ahead.reshape(packed.tokens.shape), 2, axis=1)
     return jnp.where((packed.segments > 0) & (packed.positions > 1), ahead, 0.0)
 
 
 def token_logprobs(
     hidden: Float[Array, "T D"], kernel: Float[Array, "D V"], targets: Array
-) -> Float[Array, " T"]:
-    """Returns log softmax(hidden kernel)[target], float32, by blocks of tokens.
+) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
+    """Returns log softmax(hidden kernel)[target], and 1 where no token is likelier.
 
-    No more than `BLOCK` logits stand at once: gradients compute a block's again.
+    Float32, by blocks of tokens: no more than `BLOCK` logits stand at once, and
+    gradients compute a block's again.
     """
 
-    def one(part: tuple[Array, Array]) -> Array:
+    def one(part: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, wanted = part
         logits = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
         chosen = jnp.take_along_axis(logits, wanted[:, None], axis=1)[:, 0]
-        return chosen - jax.nn.logsumexp(logits, axis=1)
+        hits = jax.lax.stop_gradient(chosen >= logits.max(axis=1))
+        return chosen - jax.nn.logsumexp(logits, axis=1), hits.astype(jnp.float32)
 
     tokens, vocab = len(hidden), kernel.shape[1]
     blocks = -(-tokens * vocab // BLOCK)
@@ -134,7 +140,8 @@ def token_logprobs(
     spare = size * blocks - tokens
     rows = jnp.pad(hidden, ((0, spare), (0, 0))).reshape(blocks, size, -1)
     wanted = jnp.pad(targets, (0, spare)).reshape(blocks, size)
-    return jax.lax.map(jax.checkpoint(one), (rows, wanted)).reshape(-1)[:tokens]
+    found = jax.lax.map(jax.checkpoint(one), (rows, wanted))
+    return found[0].reshape(-1)[:tokens], found[1].reshape(-1)[:tokens]
 
 
 def cast(params: PyTree, dtype: Any) -> PyTree:

@@ -1,0 +1,86 @@
+"""States on disk, by Orbax, with the place in the data: a run goes on where it was."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from r1jax.errors import CheckpointError
+from r1jax.train.state import State
+
+DIRECTORY = "checkpoints"
+
+
+class Checkpoints:
+    """The newest states of a run, in `OUTPUT/checkpoints`."""
+
+    def __init__(self, output: str | Path, keep: int = 2) -> None:
+        """Opens the directory, or makes it."""
+        self.path = Path(output).absolute() / DIRECTORY
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(self.path, options=options)
+
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest whole checkpoint; None where there is none."""
+        step: int | None = self._manager.latest_step()
+        return step
+
+    def save(self, state: State, run: Mapping[str, Any]) -> None:
+        """Writes a state, whole or not at all.
+
+        Args:
+          state: What learns; its step names the checkpoint.
+          run: What a resumed run must have in common with this one, as JSON.
+        """
+        step = int(state.step)
+        if step == self.newest:
+            return
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(dict(run))
+        )
+        self._manager.save(step, args=parts)
+        self._manager.wait_until_finished()
+
+    def restore(self, like: State, run: Mapping[str, Any]) -> State:
+        """Reads the newest state into the places of another.
+
+        Args:
+          like: A state of the same shapes, or of `jax.ShapeDtypeStruct`s with
+            shardings.
+          run: As given to `save`.
+
+        Raises:
+          CheckpointError: There is none, or it is of another run.
+        """
+        step = self.newest
+        if step is None:
+            raise CheckpointError(
+                f"{self.path} holds no checkpoint",
+                "there is nothing to go on with",
+                "leave out --resume",
+            )
+        saved = self._manager.restore(
+            step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
+        )["run"]
+        differs = [k for k in {*saved, *run} if saved.get(k) != run.get(k)]
+        if differs:
+            name = sorted(differs)[0]
+            raise CheckpointError(
+                f"{name} is {run.get(name)!r}, and was "
+                f"{saved.get(name)!r} in {self.path}",
+                "a resumed run must see the same data and settings to end as if it "
+                "had not stopped",
+                "give the settings that the run began with, or another --output",
+            )
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        found: State = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+        )["state"]
+        return found
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()

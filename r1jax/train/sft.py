@@ -1,0 +1,281 @@
+"""Supervised fine-tuning: from a checkpoint and conversations to a checkpoint.
+
+Distilling a teacher is the same: its answers are the conversations.
+"""
+
+import dataclasses
+import hashlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from r1jax import parameters, sharding
+from r1jax.config import ModelConfig
+from r1jax.errors import ConfigError
+from r1jax.locate import locate
+from r1jax.presets import NAMES, preset
+from r1jax.text import Tokenizer
+from r1jax.train import data, lora, optimizer, state
+from r1jax.train.batch import Example, fill
+from r1jax.train.checkpoints import Checkpoints
+from r1jax.train.log import Log
+from r1jax.train.lora import Lora
+from r1jax.train.loss import Loss
+from r1jax.train.state import State
+from r1jax.typing import PyTree
+from r1jax.weights import Source, open_source
+from r1jax.weights.save import save_hf
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+      config: The model; without prediction layers unless they are trained.
+      params: Float32, on the mesh.
+      places: Each parameter's sharding.
+      source: Where they come from; None for a preset.
+    """
+
+    config: ModelConfig
+    params: PyTree
+    places: PyTree
+    source: Source | None
+
+
+def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> bool:
+    """Trains, and writes checkpoints, metrics and the model into a directory.
+
+    Args:
+      settings: As in configs/sft.py.
+      output: The directory.
+      resume: Whether to go on with its newest checkpoint.
+      say: Takes what is to be read.
+
+    Returns:
+      Whether all steps were done; False after Ctrl-C, which saves.
+
+    Raises:
+      R1jaxError: Something is wrong with the settings, the data or the checkpoint.
+    """
+    mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.tensor)
+    adapters = Lora(**settings.lora) if settings.lora.rank else None
+    choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
+    loss = Loss(**settings.loss)
+    _check(settings, adapters)
+    model = open_model(settings.model, mesh, bool(loss.mtp_weight), settings.seed)
+    some = data.examples(
+        _tokenizer(settings, model), settings.data.files, settings.data.width
+    )
+    batches = data.Batches(
+        some,
+        settings.data.width,
+        settings.data.rows,
+        settings.data.parts,
+        settings.seed,
+    )
+    say(
+        f"{len(some)} conversations in {len(batches.packed.tokens)} rows of "
+        f"{settings.data.width} tokens, {fill(batches.packed):.1%} filled"
+    )
+    tools = optimizer.build(choice)
+    now = _first_state(model, tools, adapters, settings.seed, mesh)
+    learnt = sum(leaf.size for leaf in jax.tree.leaves(now.params))
+    say(f"{learnt:,} parameters learn, on {mesh.size} device(s)")
+    output.mkdir(parents=True, exist_ok=True)
+    saved, about = Checkpoints(output, settings.keep), _about(settings, some)
+    _check_output(output, saved, resume)
+    if resume:
+        now = saved.restore(now, about)
+        say(f"goes on after step {int(now.step)}")
+    where = jax.tree.map(lambda leaf: leaf.sharding, now)
+    step = jax.jit(
+        state.make_step(model.config, loss, tools, adapters),
+        donate_argnums=0,
+        out_shardings=(where, None),
+    )
+    place = sharding.Placement(mesh, "training").sharding(
+        (None, "rows", None), (1, settings.data.rows, settings.data.width)
+    )
+    rate = optimizer.schedule(choice)
+    log = Log(output, settings.steps, int(now.step))
+    with _interrupts() as stopped:
+        for number in range(int(now.step), settings.steps):
+            began = time.perf_counter()
+            now, found = step(now, jax.device_put(batches[number], place))
+            numbers = {name: float(value) for name, value in found.items()}
+            seconds = time.perf_counter() - began
+            size = settings.data.parts * settings.data.rows * settings.data.width
+            log.write(
+                number + 1,
+                **numbers,
+                learning_rate=float(rate(number)),
+                tokens_per_second=size / seconds,
+            )
+            last = stopped() or number + 1 == settings.steps
+            if last or (number + 1) % settings.save_every == 0:
+                saved.save(now, about)
+                if settings.export_every_save and not last:
+                    export(model, now, adapters, output, settings.export_dtype)
+            if stopped():
+                break
+    saved.close()
+    picture = log.close()
+    if picture:
+        say(f"drew {picture}")
+    if int(now.step) < settings.steps:
+        say(f"stopped and saved after step {int(now.step)}; --resume goes on")
+        return False
+    say(f"wrote {export(model, now, adapters, output, settings.export_dtype)}")
+    return True
+
+
+def open_model(name: str, mesh: Any, mtp: bool, seed: int) -> Model:
+    """Opens a checkpoint, or makes a preset's random parameters, on a mesh.
+
+    Raises:
+      R1jaxError: There is no such model, or it does not fit the mesh.
+    """
+    if not name:
+        raise ConfigError(
+            "no model is named",
+            "training begins with a checkpoint, or a preset's random weights",
+            f"set model to a directory or one of {', '.join(NAMES)}",
+        )
+    source = None if name.lower() in NAMES else open_source(locate(name))
+    config = preset(name) if source is None else source.config
+    if mtp and not config.mtp_layers:
+        raise ConfigError(
+            "loss.mtp_weight is set",
+            f"{name} has no multi-token-prediction layer",
+            "set it to 0",
+        )
+    if not mtp:
+        config = dataclasses.replace(config, mtp_layers=0)
+    shapes = parameters.abstract(config)
+    axes = parameters.logical_axes(config)
+    places = sharding.shardings(shapes, axes, mesh, "training")
+    if source is None:
+        make = jax.jit(
+            lambda: parameters.init(config, jax.random.key(seed)), out_shardings=places
+        )
+        return Model(config, make(), places, None)
+    if source.scheme is not None:
+        raise ConfigError(
+            f"{name} is stored in few bits",
+            "what was rounded is not trained: the steps are smaller than the rounding",
+            "convert the release with --dtype bfloat16 or float32",
+        )
+    params = source.params("float32", mtp=mtp, shardings=places)
+    return Model(config, params, places, source)
+
+
+def export(
+    model: Model, now: State, adapters: Lora | None, output: Path, dtype: str
+) -> Path:
+    """Writes a state as a Hugging Face directory, which `r1jax.load` takes."""
+    whole = jax.jit(lambda s: state.whole_params(s, adapters))(now)
+    place = output / f"hf-{int(now.step)}"
+    return save_hf(model.config, whole, place, dtype=dtype, source=model.source)
+
+
+def _first_state(
+    model: Model, tools: Any, adapters: Lora | None, seed: int, mesh: Any
+) -> State:
+    def make(params: PyTree) -> State:
+        if adapters is None:
+            return state.create(params, tools)
+        some = lora.init(params, adapters, jax.random.key(seed))
+        return state.create(some, tools, params)
+
+    where = state.places(jax.eval_shape(make, model.params), model.places, mesh)
+    made: State = jax.jit(make, out_shardings=where)(model.params)
+    return made
+
+
+def _tokenizer(settings: ConfigDict, model: Model) -> Tokenizer:
+    if settings.tokenizer:
+        return Tokenizer.from_directory(settings.tokenizer)
+    source = model.source
+    if source is not None and source.tokenizer_fields is not None:
+        return Tokenizer.from_gguf_fields(source.tokenizer_fields)
+    if source is not None and source.tokenizer_directory is not None:
+        return Tokenizer.from_directory(source.tokenizer_directory)
+    raise ConfigError(
+        f"{settings.model} has no tokenizer",
+        "conversations must become tokens",
+        "set tokenizer to a directory with tokenizer.json",
+    )
+
+
+def _check(settings: ConfigDict, adapters: Lora | None) -> None:
+    """Refuses settings that would be ignored beside others."""
+    refused = {
+        "optimizer.name=muon": settings.optimizer.name == "muon",
+        "loss.bias_speed": settings.loss.bias_speed != 0,
+        "loss.mtp_weight": settings.loss.mtp_weight != 0,
+    }
+    for name, there in refused.items():
+        if adapters is not None and there:
+            raise ConfigError(
+                f"{name} with adapters (lora.rank {adapters.rank})",
+                "it moves parameters that adapters leave frozen",
+                "leave it out, or set lora.rank to 0",
+            )
+
+
+def _check_output(output: Path, saved: Checkpoints, resume: bool) -> None:
+    if not resume and saved.newest is not None:
+        raise ConfigError(
+            f"{output} holds a run, saved after step {saved.newest}",
+            "nothing that exists is overwritten",
+            "give --resume to go on with it, or another --output",
+        )
+
+
+def _about(settings: ConfigDict, some: Sequence[Example]) -> dict[str, Any]:
+    """Says what a resumed run must have in common with its beginning."""
+    digest = hashlib.sha256()
+    for example in some:
+        digest.update(np.asarray(example.tokens, np.int32).tobytes())
+        digest.update(np.asarray(example.weights, np.float32).tobytes())
+    about = {"the data's digest": digest.hexdigest()[:16]}
+    free = ("save_every", "keep", "export_dtype", "export_every_save")
+    fields = settings.to_dict()
+    del fields["data"]["files"]  # their content counts, not where they are
+    for name, value in fields.items():
+        if name not in free:
+            about[name] = repr(value)
+    return about
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Lets a step end before Ctrl-C counts; a second one does not wait."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread: nobody can interrupt it
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
