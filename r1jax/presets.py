@@ -25,6 +25,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "distill-llama-70b": ("distill_llama", "70b"),
     "r1-0528-qwen3-8b": ("qwen3_8b",),
     "deepseek-118m": ("deepseek_118m",),
+    "nano": ("nano", "nano"),
+    "nano-ci": ("nano", "nano-ci"),
     "tiny-r1": ("tiny", "r1"),
     "tiny-qwen2": ("tiny", "qwen2"),
     "tiny-llama": ("tiny", "llama"),

@@ -184,6 +184,8 @@ COUNTS = {
     "distill-llama-70b": 70_553_706_496,
     "r1-0528-qwen3-8b": 8_190_735_360,
     "deepseek-118m": 118_092_512,
+    "nano": 3_726_240,
+    "nano-ci": 255_120,
 }
 
 TINY = ("tiny-r1", "tiny-qwen2", "tiny-llama", "tiny-qwen3")
@@ -193,7 +195,7 @@ FILES = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
 
 def test_every_preset_is_released_or_made_here():
-    assert set(NAMES) == {*RELEASED, *TINY, "deepseek-118m"}
+    assert set(NAMES) == {*RELEASED, *TINY, "deepseek-118m", "nano", "nano-ci"}
 
 
 @pytest.mark.parametrize("name", RELEASED)
