@@ -24,7 +24,7 @@ def share_of_low_ids(task, completion):
 
 @pytest.fixture(scope="module")
 def llm(tiny, tiny_params):
-    options = EngineOptions(64, 8, 32, page_size=8, num_pages=80)
+    options = EngineOptions(64, 4, 16, page_size=8, num_pages=80)
     params = tiny_params("qwen2")
     llm = LLM("toy", tiny("qwen2"), params, None, options, SamplingParams())
     yield llm
