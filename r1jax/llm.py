@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from tqdm import tqdm
 
-from r1jax import cache, model, parameters, quant, sharding
+from r1jax import cache, model, parameters, placing, quant
 from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
@@ -73,7 +72,7 @@ class LLM:
         self.target, self._hosts = target, hosts
         self.scheme = quant.scheme_of(params)
         self._places = places or {}
-        self._arranged = _placed(config, params, target, self._places)
+        self._arranged = placing.placed(config, params, target, self._places)
         self._engine_lock = threading.Lock()
 
     @property
@@ -301,18 +300,11 @@ class LLM:
         cast = self._cast(params)
         if self.target.form == "cpu":
             return cast
-        return _placed(self.config, cast, self.target, self._places)
+        return placing.placed(self.config, cast, self.target, self._places)
 
     @cached_property
     def _cast(self) -> Callable[[PyTree], PyTree]:
-        whole = parameters.abstract(self.config, self.dtype)
-
-        def cast(params: PyTree) -> PyTree:
-            like = {name: whole[name] for name in params}
-            out = jax.tree.map(lambda x, y: x.astype(y.dtype), params, like)
-            return model.for_cpu(out) if self.target.form == "cpu" else out
-
-        return jax.jit(cast)
+        return jax.jit(placing.make_cast(self.config, self.dtype, self.target))
 
     def _ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if isinstance(prompt, str):
@@ -352,45 +344,6 @@ class LLM:
                 yield delta
         finally:
             self.engine.cancel(number)
-
-
-def _placed(
-    config: ModelConfig, params: PyTree, target: Target, places: Mapping[str, Places]
-) -> PyTree:
-    """Puts parameters where a target wants them."""
-    if target.form == "cpu":
-        return model.for_cpu(params)
-    params = expert_places.arrange(params, places)
-    where = placements(config, params, target, places)
-    if jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), params) == where:
-        return params  # loading put them there
-    return sharding.put(params, where)
-
-
-def placements(
-    config: ModelConfig,
-    params: PyTree,
-    target: Target,
-    places: Mapping[str, Places],
-) -> PyTree:
-    """Returns where a target wants each parameter; None for arrays on the host.
-
-    Args:
-      config: The model.
-      params: The parameters, or their shapes, experts arranged.
-      target: What they are for.
-      places: Where experts go that do not lie in order.
-    """
-    if target.form == "cpu":
-        return None
-    if target.placement is None:
-        single = SingleDeviceSharding(jax.devices()[0])
-        return jax.tree.map(lambda _: single, params)
-    mesh, rules = target.placement.mesh, target.placement.rules
-    axes = parameters.logical_axes(config, quant.scheme_of(params))
-    axes = {name: axes[name] for name in params}  # perhaps without the MTP layers
-    axes = expert_places.arranged_axes(axes, places)
-    return sharding.shardings(params, axes, mesh, rules)
 
 
 def _wordless(event: Event) -> Delta:
