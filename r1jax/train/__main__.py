@@ -9,7 +9,7 @@ from r1jax.errors import ConfigError, R1jaxError
 from r1jax.train import rl, settings, sft
 
 _BAD_INPUT = 2  # the exit code for what the user can put right
-KINDS = {"sft": sft.run, "grpo": rl.run}
+KINDS = {"sft": sft.run, "grpo": rl.run, "reject": rl.run_reject}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

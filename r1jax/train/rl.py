@@ -94,6 +94,44 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     return True
 
 
+def run_reject(
+    settings: ConfigDict, output: Path, resume: bool, say: Say = print
+) -> bool:
+    """Writes a model's own right answers to `kept.jsonl` in a directory.
+
+    Args:
+      settings: As in configs/reject.py.
+      output: The directory.
+      resume: Refused: one sampling is one piece.
+      say: Takes what is to be read.
+
+    Returns:
+      True: the file is whole.
+
+    Raises:
+      R1jaxError: Something is wrong with the settings or the model.
+    """
+    if resume:
+        raise ConfigError(
+            "--resume with rejection sampling",
+            "its answers are written when all are there",
+            "leave it out, and name another --output",
+        )
+    rules = reject.Rules(**settings.rules)
+    tasks = tuple(settings.tasks) or TASKS
+    problems = draw(tasks, settings.problems, settings.seed, split="train")
+    llm = load(settings.model, **settings.engine)
+    try:
+        prompts = reject.ask(llm, problems)
+        output.mkdir(parents=True, exist_ok=True)
+        kept = reject.keep(llm, llm.params, prompts, rules, settings.seed)
+        count = reject.write(output / "kept.jsonl", kept)
+    finally:
+        llm.close()
+    say(f"kept {count} of {len(problems) * rules.samples} answers")
+    return True
+
+
 def _state(policy: Policy) -> State:
     return State(
         policy.params,
