@@ -11,7 +11,7 @@ from r1jax.engine.drafts import more_layers
 from r1jax.engine.types import EngineOptions
 from r1jax.errors import ConfigError
 from r1jax.layers.expert_places import Places, arrange
-from r1jax.llm import placements
+from r1jax.placing import placements
 from r1jax.sharding import Placement, device_bytes, local_bytes
 from r1jax.target import Target
 from r1jax.typing import PyTree

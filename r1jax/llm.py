@@ -2,17 +2,16 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from tqdm import tqdm
 
-from r1jax import cache, model, parameters, quant, sharding
+from r1jax import cache, model, parameters, placing, quant
 from r1jax.answer import AnswerBuilder, Delta, join
 from r1jax.config import ModelConfig
 from r1jax.engine import simple
@@ -72,7 +71,8 @@ class LLM:
         self._tokenizer, self._seed = tokenizer, seed
         self.target, self._hosts = target, hosts
         self.scheme = quant.scheme_of(params)
-        self._arranged = _placed(config, params, target, places or {})
+        self._places = places or {}
+        self._arranged = placing.placed(config, params, target, self._places)
         self._engine_lock = threading.Lock()
 
     @property
@@ -89,6 +89,11 @@ class LLM:
                 "pass token ids, or load a checkpoint",
             )
         return self._tokenizer
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is a tokenizer."""
+        return self._tokenizer is not None
 
     @property
     def params(self) -> PyTree:
@@ -138,6 +143,44 @@ class LLM:
         )
         self._arranged = engine.params
         return engine
+
+    def bind(self, params: PyTree) -> None:
+        """Answers from now on with other weights of the same model.
+
+        They are cast and arranged as loading does. The engine goes on with its compiled
+        steps, and forgets the prefixes that the old weights have computed. What needed
+        neither is shared with `params`: whoever donates that to a computation must bind
+        again before the next request.
+
+        Args:
+          params: The tree of docs/weights.md, layers stacked, of any float dtype.
+
+        Raises:
+          ConfigError: The tree is not this model's.
+          RequestError: Requests are running.
+        """
+        if self.scheme is not None:
+            raise ConfigError(
+                f"{self.name} keeps weights in few bits",
+                "rounded anew they would answer for another policy than is trained",
+                "load it with dtype float32 or bfloat16",
+            )
+        whole = parameters.abstract(self.config, self.dtype)
+        like = {name: whole[name] for name in whole if name in self._arranged}
+        mine = {name: params[name] for name in like if name in params}
+        forms = [jax.tree.map(lambda x: x.shape, tree) for tree in (like, mine)]
+        if forms[0] != forms[1]:
+            raise ConfigError(
+                f"the tree to bind is not one of {self.name}",
+                "names or shapes of its arrays differ from the model's",
+                "bind the parameters that were trained from this model",
+            )
+        arranged = self._arrange(mine)
+        with self._engine_lock:
+            if "_engine" in self.__dict__:
+                self._engine.bind(arranged)
+                arranged = self._engine.params
+            self._arranged = arranged
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """Returns float32 logits [T, V] at every position of one sequence.
@@ -252,6 +295,17 @@ class LLM:
         if "_engine" in self.__dict__:
             self._engine.close()
 
+    def _arrange(self, params: PyTree) -> PyTree:
+        """Casts plain parameters and puts them as the target wants them."""
+        cast = self._cast(params)
+        if self.target.form == "cpu":
+            return cast
+        return placing.placed(self.config, cast, self.target, self._places)
+
+    @cached_property
+    def _cast(self) -> Callable[[PyTree], PyTree]:
+        return jax.jit(placing.make_cast(self.config, self.dtype, self.target))
+
     def _ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode_prompt(prompt)
@@ -290,45 +344,6 @@ class LLM:
                 yield delta
         finally:
             self.engine.cancel(number)
-
-
-def _placed(
-    config: ModelConfig, params: PyTree, target: Target, places: Mapping[str, Places]
-) -> PyTree:
-    """Puts parameters where a target wants them."""
-    if target.form == "cpu":
-        return model.for_cpu(params)
-    params = expert_places.arrange(params, places)
-    where = placements(config, params, target, places)
-    if jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), params) == where:
-        return params  # loading put them there
-    return sharding.put(params, where)
-
-
-def placements(
-    config: ModelConfig,
-    params: PyTree,
-    target: Target,
-    places: Mapping[str, Places],
-) -> PyTree:
-    """Returns where a target wants each parameter; None for arrays on the host.
-
-    Args:
-      config: The model.
-      params: The parameters, or their shapes, experts arranged.
-      target: What they are for.
-      places: Where experts go that do not lie in order.
-    """
-    if target.form == "cpu":
-        return None
-    if target.placement is None:
-        single = SingleDeviceSharding(jax.devices()[0])
-        return jax.tree.map(lambda _: single, params)
-    mesh, rules = target.placement.mesh, target.placement.rules
-    axes = parameters.logical_axes(config, quant.scheme_of(params))
-    axes = {name: axes[name] for name in params}  # perhaps without the MTP layers
-    axes = expert_places.arranged_axes(axes, places)
-    return sharding.shardings(params, axes, mesh, rules)
 
 
 def _wordless(event: Event) -> Delta:

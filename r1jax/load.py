@@ -18,8 +18,9 @@ from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.hosts import Hosts
 from r1jax.layers.expert_places import Places, plan_places
-from r1jax.llm import LLM, placements
+from r1jax.llm import LLM
 from r1jax.locate import locate
+from r1jax.placing import placements
 from r1jax.presets import NAMES, preset
 from r1jax.quant import Scheme, quantise_tree
 from r1jax.sharding import STRATEGIES, Placement, make_mesh

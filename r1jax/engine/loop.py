@@ -34,7 +34,7 @@ from r1jax.engine.types import (
     check_rules,
     check_tokens,
 )
-from r1jax.errors import RequestError
+from r1jax.errors import ConfigError, RequestError
 from r1jax.hosts import Hosts
 from r1jax.target import Target
 from r1jax.typing import PyTree
@@ -189,6 +189,31 @@ class Engine:
         sequence = Sequence(0, tokens, len(prompt), sampling, limit, names=names)
         sequence.rules = rules_for(sampling, self.config, guide)
         return self._requests.add(sequence, on_event)
+
+    def bind(self, params: PyTree) -> None:
+        """Answers from now on with other parameters; compiles nothing.
+
+        The prefix cache forgets what the old ones have computed.
+
+        Args:
+          params: Like `params` in tree, shapes and dtypes. Arrays that lie as the
+            engine wants them are shared with the caller, who must not donate them
+            before the next `bind` unless no request comes in between.
+
+        Raises:
+          ConfigError: They differ in more than values, or other processes would keep
+            the old ones.
+          RequestError: Requests are running.
+        """
+        if self._hosts:
+            raise ConfigError(
+                "the weights of several processes cannot be changed in place",
+                "each holds its own part, and only this one was asked",
+                "train with one process",
+            )
+        with self._requests.paused():
+            self._runner.bind(params)
+            self._scheduler.forget()
 
     def cancel(self, request_id: int) -> None:
         """Ends a request early; its last event has finish "abort". Safe to repeat."""

@@ -64,6 +64,13 @@ class _Device:
             else:
                 self.free.append(page)
 
+    def forget(self) -> None:
+        """Takes all names away: what nobody holds is free and cannot be found."""
+        self.free.extend(self.idle)
+        self.idle.clear()
+        self.page_of.clear()
+        self.name_of.clear()
+
     def faults(self, held: Counter[int]) -> list[str]:
         """Says which pages are not exactly one of free, idle and held."""
         free, pages = Counter(self.free), range(1, len(self.holders))
@@ -188,6 +195,11 @@ class Pages:
         for column in range(len(owned) - 1, -1, -1):
             self._devices[self.device(home, column)].drop(owned[column])
         owned.clear()
+
+    def forget(self) -> None:
+        """Makes nothing findable any more; what sequences hold stays theirs."""
+        for device in self._devices:
+            device.forget()
 
     def audit(self, sequences: Iterable[tuple[Sequence[int], int]]) -> None:
         """Checks that every page is free, idle or held, and by as many as is counted.

@@ -2,7 +2,8 @@
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from r1jax.engine.plans import Sequence
 from r1jax.engine.types import Event
@@ -62,6 +63,24 @@ class Requests:
         with self._changed:
             self._cancelled.append(number)
             self._changed.notify()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps requests out while something is changed that they depend on.
+
+        Raises:
+          RequestError: Some run or wait, or none can be taken any more.
+        """
+        with self._changed:
+            running = len(self._taken) + len(self._new)
+            if running or self.failure or self.closing:
+                raise RequestError(
+                    "the weights cannot be changed now",
+                    self.failure
+                    or (f"{running} requests use them" if running else "it has closed"),
+                    "wait for their last events, or cancel them and wait",
+                )
+            yield
 
     def look(self) -> None:
         """Has the engine's thread look again: more is compiled than before."""

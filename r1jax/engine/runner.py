@@ -20,6 +20,7 @@ from r1jax.engine.plans import Plan, Row, Share
 from r1jax.engine.programs import Programs, Writers, shape_of, state_shapes
 from r1jax.engine.rules import Mirror
 from r1jax.engine.steps import Outputs
+from r1jax.errors import ConfigError
 from r1jax.target import Target
 from r1jax.typing import Array, PyTree
 
@@ -131,6 +132,27 @@ class Runner:
         """
         self.params = jax.tree.map(_put, self.params, self._programs.lay_out(geometry))
 
+    def bind(self, params: PyTree) -> None:
+        """Runs the steps to come with other parameters; compiles nothing.
+
+        Args:
+          params: Of the same tree, shapes and dtypes. An array that lies as the old one
+            did is shared with the caller, others are copied.
+
+        Raises:
+          ConfigError: They differ in more than values.
+        """
+        old, new = (jax.tree.map(_form, tree) for tree in (self.params, params))
+        if old != new:
+            raise ConfigError(
+                "the parameters to bind are not like those of the engine",
+                f"{_first_difference(old, new)}; its steps are compiled for the old",
+                "bind parameters of the same model, arranged as the engine's",
+            )
+        self.params = jax.tree.map(
+            lambda now, then: jax.device_put(now, then.format), params, self.params
+        )
+
     def compile(self, geometry: Geometry, scores: bool = False) -> None:
         """Compiles both programs of one shape, or of its form that judges prompts."""
         done = self._programs.compile(geometry, scores)
@@ -200,6 +222,27 @@ class Runner:
 
 def _zeros(shape: jax.ShapeDtypeStruct) -> Array:
     return jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)
+
+
+def _form(leaf: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(leaf.shape), str(leaf.dtype)
+
+
+def _first_difference(old: PyTree, new: PyTree) -> str:
+    """Says where two trees of forms differ first."""
+    whole = [
+        dict(jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_form))
+        for tree in (old, new)
+    ]
+    for path in (*whole[0], *whole[1]):
+        then, now = (tree.get(path, "missing") for tree in whole)
+        if then != now:
+            return f"{jax.tree_util.keystr(path)} was {then} and is {now}"
+    return "their structures differ"
+
+
+def _is_form(leaf: Any) -> bool:
+    return isinstance(leaf, tuple) and len(leaf) == 2 and isinstance(leaf[1], str)
 
 
 def _put(leaf: Any, where: Format) -> Array:

@@ -82,6 +82,11 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
+    def forget(self) -> None:
+        """Makes no page findable any more: the weights that filled them are gone."""
+        for shard in self._shards:
+            shard.pages.forget()
+
     def audit(self) -> None:
         """Checks every page of every shard; see `Pages.audit`."""
         for shard in self._shards:

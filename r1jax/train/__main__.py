@@ -6,14 +6,14 @@ from pathlib import Path
 
 from r1jax.command import Parser
 from r1jax.errors import ConfigError, R1jaxError
-from r1jax.train import settings, sft
+from r1jax.train import rl, settings, sft
 
 _BAD_INPUT = 2  # the exit code for what the user can put right
-KINDS = {"sft": sft.run}
+KINDS = {"sft": sft.run, "grpo": rl.run, "reject": rl.run_reject}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains by the settings' kind; the exit code is 130 after Ctrl-C, which saves."""
+    """Trains by the settings' kind; the exit code is 130 after Ctrl-C."""
     try:
         args = _parser().parse_args(arguments)
         config = settings.load(args.config, args.set)
