@@ -1,23 +1,25 @@
 """Prints problems: `python -m r1jax.problems --task add --count 5`."""
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from r1jax.command import Parser, whole
-from r1jax.errors import R1jaxError
+from r1jax.errors import ConfigError, R1jaxError
 from r1jax.problems import tokenizer as nano
+from r1jax.problems.chats import chats
 from r1jax.problems.drawing import CHOICES, LANGUAGES, SPLITS, draw
-from r1jax.problems.problem import Problem
+from r1jax.problems.problem import Problem, as_messages
 from r1jax.problems.tasks import LONGEST, TASKS
 
 _BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints examples or lengths, or writes the tokenizer; returns the exit code."""
+    """Prints examples or lengths, or writes files; returns the exit code."""
     try:
         options = _parser().parse_args(arguments)
         if options.write_tokenizer is not None:
@@ -25,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"wrote the tokenizer to {options.write_tokenizer}")
             return 0
         tasks = options.task or TASKS
+        if options.lessons is not None:
+            _write_lessons(tasks, options)
+            return 0
         if options.lengths:
             _print_lengths(tasks, options)
             return 0
@@ -47,6 +52,24 @@ def _drawn(tasks: Sequence[str], options: argparse.Namespace) -> list[Problem]:
         options.language or LANGUAGES,
         options.digits,
     )
+
+
+def _write_lessons(tasks: Sequence[str], options: argparse.Namespace) -> None:
+    """Writes problems and conversations as `python -m r1jax.train` reads them."""
+    talks = [as_messages(problem) for problem in _drawn(tasks, options)]
+    talks += chats(options.chats, options.seed)
+    try:
+        with options.lessons.open("x", encoding="utf-8") as file:
+            for messages in talks:
+                line = json.dumps({"messages": messages}, ensure_ascii=False)
+                file.write(f"{line}\n")
+    except OSError as error:
+        raise ConfigError(
+            f"lessons cannot be written to {options.lessons}",
+            f"{error.strerror}: a file that is there is not overwritten",
+            "name a new file in a directory where you may write",
+        ) from None
+    print(f"wrote {len(talks)} conversations to {options.lessons}")
 
 
 def _print_lengths(tasks: Sequence[str], options: argparse.Namespace) -> None:
@@ -77,6 +100,8 @@ def _parser() -> Parser:
     add("--language", action="append", choices=LANGUAGES, help="may be repeated; all")
     add("--digits", type=whole(1, LONGEST), default=LONGEST, help="(%(default)s)")
     add("--lengths", action="store_true", help="instead, of COUNT problems a task")
+    add("--lessons", type=Path, metavar="FILE", help="instead, JSON lines to train on")
+    add("--chats", type=whole(0), default=0, help="conversations in it (%(default)s)")
     add("--write-tokenizer", type=Path, metavar="DIR", help="instead, r1-nano's")
     return parser
 

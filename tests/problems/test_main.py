@@ -1,10 +1,11 @@
 """The command prints problems, their lengths, or writes the tokenizer."""
 
 import functools
+import json
 
 import pytest
 
-from r1jax.problems import draw, tokenizer
+from r1jax.problems import TASKS, as_messages, chats, draw, tokenizer
 from r1jax.problems.__main__ import main
 from r1jax.text import Tokenizer
 
@@ -21,6 +22,17 @@ def test_problems_are_printed_as_drawn(capsys):
     printed = capsys.readouterr().out
     for problem in draw(["add"], 2, 3):
         assert f"[add] {problem.question}\n<think>\n{problem.thought}\n" in printed
+
+
+def test_lessons_are_written_once(tmp_path, capsys):
+    file = tmp_path / "lessons.jsonl"
+    asked = ["--lessons", str(file), "--count", "3", "--chats", "2", "--seed", "3"]
+    assert main(asked) == 0
+    lines = file.read_text(encoding="utf-8").splitlines()
+    lessons = [json.loads(line)["messages"] for line in lines]
+    assert lessons == [*map(as_messages, draw(TASKS, 3, 3)), *chats(2, 3)]
+    assert main(asked) == 2
+    assert "not overwritten" in capsys.readouterr().err
 
 
 def test_lengths_are_printed_for_each_task(capsys):
