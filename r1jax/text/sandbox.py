@@ -22,7 +22,6 @@ from collections.abc import (
     ValuesView,
 )
 from datetime import datetime
-from functools import wraps
 from typing import Any
 
 from jinja2 import nodes
@@ -181,10 +180,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def _metered(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(function)
         def metered(*args: Any, **kwargs: Any) -> Any:
             return self._meter.made(function(*args, **kwargs))
 
+        # Jinja's marks, which say what a filter is given; all that `wraps` does takes
+        # longer than rendering a short conversation.
+        metered.__dict__.update(getattr(function, "__dict__", {}))
         return metered
 
     def _loop(self, items: Iterable[Any], cost: int) -> Iterator[Any]:
