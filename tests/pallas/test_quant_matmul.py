@@ -71,6 +71,12 @@ def test_every_number_of_fp8_is_read_exactly(chip):
     np.testing.assert_array_equal(np.asarray(got), np.asarray(weight, np.float32))
 
 
+@pytest.mark.parametrize("form", QUANTISED)
+@pytest.mark.parametrize("columns", [2, 200])
+def test_fewer_columns_than_a_block_has(form, columns):
+    assert_same(Case("", 1, 512, columns, form))
+
+
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     rows=st.integers(1, 40),

@@ -38,6 +38,8 @@ def choose(
     if strips > units // 2:
         strips = max(1, (strips + units // 2) // units) * units
     wide = LANES * strips
+    if kind is not None and kind.width > 1:  # whole blocks of scales, as `check` asks
+        columns = pl.cdiv(columns, LANES) * LANES
     rows, wide = min(count, _ROWS), min(columns, wide)
     # Loading weights into a matrix unit takes as long as half its width in rows.
     area = max(rows, chip.mxu_width // 2) * wide
