@@ -132,7 +132,7 @@ def load(
         params = _read(opened, chosen, scheme, target, places, draft == "mtp")
     else:
         params = _random(name, config, chosen, scheme, seed or 0)
-    tokenizer = _tokenizer(opened) if opened else None
+    tokenizer = open_tokenizer(opened) if opened else None
     if tokenizer is not None:
         ends = dict.fromkeys((*config.eos_ids, *tokenizer.eos_ids))
         config = dataclasses.replace(config, eos_ids=tuple(ends))
@@ -286,7 +286,8 @@ def _random(
     return jax.jit(make)()
 
 
-def _tokenizer(opened: Source) -> Tokenizer | None:
+def open_tokenizer(opened: Source) -> Tokenizer | None:
+    """Returns a checkpoint's tokenizer; None where it has none."""
     if opened.tokenizer_fields is not None:
         return Tokenizer.from_gguf_fields(opened.tokenizer_fields)
     if opened.tokenizer_directory is not None:

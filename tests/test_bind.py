@@ -1,5 +1,6 @@
 """Weights that change while the engine stays: what reinforcement learning needs."""
 
+import threading
 import time
 
 import jax
@@ -63,12 +64,19 @@ def test_binding_compiles_nothing_but_the_arranging_once(bound, caplog):
 
 def test_weights_of_running_requests_cannot_change(bound):
     llm, _, new = bound
-    events = []
-    number = llm.engine.submit(
-        PROMPT, SamplingParams(temperature=0, ignore_eos=True), events.append
-    )
-    with pytest.raises(RequestError, match="1 requests use them"):
-        llm.bind(new)
+    events, tried = [], threading.Event()
+
+    def hold(event):
+        """Keeps the engine's thread, and so the request, until it was tried."""
+        events.append(event)
+        assert tried.wait(60)
+
+    number = llm.engine.submit(PROMPT, GREEDY, hold)
+    try:
+        with pytest.raises(RequestError, match="1 requests use them"):
+            llm.bind(new)
+    finally:
+        tried.set()
     llm.engine.cancel(number)
     while not (events and events[-1].finish):
         time.sleep(0.01)

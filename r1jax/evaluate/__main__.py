@@ -108,7 +108,11 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             flag = "--" + name.replace("_", "-")
             where = "in process" if args.url else "with --url"
-            raise ConfigError(f"{flag} counts {where} only", "", f"leave out {flag}")
+            raise ConfigError(
+                f"{flag} counts {where} only",
+                "here it would be ignored",
+                f"leave out {flag}",
+            )
     if args.request_timeout is None:
         args.request_timeout = 3600
     if args.data is not None and len(args.task) > 1:

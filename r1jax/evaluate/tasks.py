@@ -83,7 +83,9 @@ def load_task(name: str, data: Path | None = None, seed: int = 0) -> Task:
     """
     if name not in TASKS:
         raise ConfigError(
-            f"there is no task {name!r}", "", f"choose from {', '.join(TASKS)}"
+            f"there is no task {name!r}",
+            f"the tasks are {', '.join(TASKS)}",
+            "choose one of them",
         )
     task = TASKS[name](data, seed)
     keys = {item.key for item in task.items}

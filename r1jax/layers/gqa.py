@@ -59,9 +59,9 @@ class Gqa(nn.Module):
     ) -> tuple[Array, Context | None]:
         """Attends from [T, D] tokens; returns [T, D] and the context with their keys.
 
-        Without a context the tokens are one whole sequence; `Rows` are packed
-        ones. With `last` (not with
-        kernels) only that token of each row attends, and [B, D] is returned.
+        Without a context the tokens are one whole sequence; `Rows` are packed ones.
+        With `last` (not with kernels) only that token of each row attends, and [B, D]
+        is returned.
         """
         q, k, v = self.q(x if last is None else x[last]), self.k(x), self.v(x)
         if self.config.qk_norm:

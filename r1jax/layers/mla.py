@@ -175,9 +175,9 @@ class Mla(nn.Module):
     ) -> tuple[Array, Context | None]:
         """Attends from [T, D] tokens; returns [T, D] and the context with them.
 
-        Without a context the tokens are one whole sequence; `Rows` are packed
-        ones. With `last` (not with
-        kernels) only that token of each row attends, and [B, D] is returned.
+        Without a context the tokens are one whole sequence; `Rows` are packed ones.
+        With `last` (not with kernels) only that token of each row attends, and [B, D]
+        is returned.
         """
         c = self.config
         q_nope, q_rope = self._queries(x if last is None else x[last], at(turn, last))

@@ -26,6 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             nano.write(options.write_tokenizer)
             print(f"wrote the tokenizer to {options.write_tokenizer}")
             return 0
+        if options.chats and options.lessons is None:
+            raise ConfigError(
+                f"--chats {options.chats} without --lessons",
+                "conversations are written, not printed",
+                "add --lessons FILE, or leave it out",
+            )
         tasks = options.task or TASKS
         if options.lessons is not None:
             _write_lessons(tasks, options)
@@ -99,9 +105,10 @@ def _parser() -> Parser:
     add("--phrasings", choices=CHOICES, default="train", help="(%(default)s)")
     add("--language", action="append", choices=LANGUAGES, help="may be repeated; all")
     add("--digits", type=whole(1, LONGEST), default=LONGEST, help="(%(default)s)")
+    add("--chats", type=whole(0), default=0, help="conversations in lessons")
+    add = parser.add_mutually_exclusive_group().add_argument
     add("--lengths", action="store_true", help="instead, of COUNT problems a task")
     add("--lessons", type=Path, metavar="FILE", help="instead, JSON lines to train on")
-    add("--chats", type=whole(0), default=0, help="conversations in it (%(default)s)")
     add("--write-tokenizer", type=Path, metavar="DIR", help="instead, r1-nano's")
     return parser
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from r1jax.errors import CheckpointError
+from r1jax.errors import CheckpointError, ConfigError
 from r1jax.train.state import State
 
 DIRECTORY = "checkpoints"
@@ -27,6 +27,19 @@ class Checkpoints:
         """The step of the newest whole checkpoint; None where there is none."""
         step: int | None = self._manager.latest_step()
         return step
+
+    def check_new(self) -> None:
+        """Checks that a run that begins finds no other one's states.
+
+        Raises:
+          ConfigError: There are some.
+        """
+        if self.newest is not None:
+            raise ConfigError(
+                f"{self.path.parent} holds a run, saved after step {self.newest}",
+                "nothing that exists is overwritten",
+                "give --resume to go on with it, or another --output",
+            )
 
     def save(self, state: State, run: Mapping[str, Any]) -> None:
         """Writes a state, whole or not at all.

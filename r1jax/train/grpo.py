@@ -205,9 +205,9 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Goes on to `steps` steps, and yields each step's numbers when it is done.
 
-    The engine has the newest weights after the last step, and nothing runs while this
-    generator waits, so a caller may evaluate or save between steps; who binds other
-    weights need not bind these again.
+    The engine has the newest weights after the last step. Nothing runs while this
+    generator waits, so a caller may save between steps, or bind `policy.params` and
+    evaluate; who binds other weights need not bind these again.
 
     Args:
       llm: Samples; it is bound to the policy before every step.
@@ -234,8 +234,8 @@ def train(
         policy.step += 1
         if settings.refresh and policy.step % settings.refresh == 0:
             policy.reference = _copy(policy.params)
-        llm.bind(policy.params)
         yield {"step": policy.step, **numbers}
+    llm.bind(policy.params)
 
 
 def _learn(

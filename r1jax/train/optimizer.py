@@ -51,6 +51,13 @@ class Optimizer:
                 f"there are {' and '.join(NAMES)}",
                 "choose one of them",
             )
+        if min(self.learning_rate, self.adam_learning_rate, self.clip) <= 0:
+            raise ConfigError(
+                f"optimizer.learning_rate is {self.learning_rate}, adam_learning_rate "
+                f"{self.adam_learning_rate}, clip {self.clip}",
+                "with one of them at 0 or below nothing is learnt",
+                "choose them above 0",
+            )
         if not 1 <= self.warmup_steps < self.steps:
             raise ConfigError(
                 f"{self.warmup_steps} warm-up steps of {self.steps}",

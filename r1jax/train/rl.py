@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from r1jax.errors import ConfigError
 from r1jax.load import load
 from r1jax.problems import TASKS, draw
+from r1jax.quant import FLOATS
 from r1jax.sharding import make_mesh
 from r1jax.train import forward, grpo, optimizer, reject, sft
 from r1jax.train.checkpoints import Checkpoints
@@ -20,6 +21,7 @@ from r1jax.train.log import Log
 from r1jax.train.objective import Objective
 from r1jax.train.rewards import weighed
 from r1jax.train.rollout import Prompt
+from r1jax.train.settings import among, at_least
 from r1jax.train.state import State
 
 Say = Callable[[str], None]
@@ -40,6 +42,8 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     Raises:
       R1jaxError: Something is wrong with the settings or the checkpoint.
     """
+    at_least(settings, {"steps": 1, "save_every": 1, "keep": 1, "seed": 0})
+    among(settings, {"export_dtype": FLOATS})
     objective = Objective(**settings.objective)
     how = Settings(objective, **settings.sampling, seed=settings.seed)
     judge = weighed({k: v for k, v in settings.rewards.items() if v})
@@ -70,12 +74,8 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
                 found.params, found.opt_state, found.reference, int(found.step)
             )
             say(f"goes on after step {policy.step}")
-        elif saved.newest is not None:
-            raise ConfigError(
-                f"{output} holds a run, saved after step {saved.newest}",
-                "nothing that exists is overwritten",
-                "give --resume to go on with it, or another --output",
-            )
+        else:
+            saved.check_new()
         steps = grpo.train(llm, policy, learner, prompts, judge, how, settings.steps)
         with Log(output, settings.steps, policy.step) as log:
             began = time.perf_counter()
@@ -117,6 +117,7 @@ def run_reject(
             "its answers are written when all are there",
             "leave it out, and name another --output",
         )
+    at_least(settings, {"problems": 1, "seed": 0})
     rules = reject.Rules(**settings.rules)
     tasks = tuple(settings.tasks) or TASKS
     problems = draw(tasks, settings.problems, settings.seed, split="train")

@@ -4,7 +4,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,41 @@ def load(where: str, changes: Sequence[str] = ()) -> ConfigDict:
     for change in changes:
         _change(config, change)
     return config.lock()
+
+
+def at_least(config: ConfigDict, lows: Mapping[str, float]) -> None:
+    """Refuses numbers below their least, by their names such as "data.rows".
+
+    Raises:
+      ConfigError: Names the setting and its value.
+    """
+    for path, low in lows.items():
+        found = _at(config, path)
+        if found < low:
+            raise ConfigError(
+                f"{path} is {found}", f"it is {low} or more", f"set {path} so"
+            )
+
+
+def among(config: ConfigDict, choices: Mapping[str, Sequence[str]]) -> None:
+    """Refuses words that are none of the choices, by the settings' names.
+
+    Raises:
+      ConfigError: Names the setting, its value and the choices.
+    """
+    for path, words in choices.items():
+        if _at(config, path) not in words:
+            raise ConfigError(
+                f"{path} is {_at(config, path)!r}",
+                f"it is one of {', '.join(words)}",
+                "choose one of them",
+            )
+
+
+def _at(config: ConfigDict, path: str) -> Any:
+    for name in path.split("."):
+        config = config[name]
+    return config
 
 
 def _module(place: str) -> Any:

@@ -19,8 +19,10 @@ from ml_collections import ConfigDict
 from r1jax import parameters, sharding
 from r1jax.config import ModelConfig
 from r1jax.errors import ConfigError
+from r1jax.load import open_tokenizer
 from r1jax.locate import locate
 from r1jax.presets import NAMES, preset
+from r1jax.quant import FLOATS
 from r1jax.text import Tokenizer
 from r1jax.train import data, lora, optimizer, state
 from r1jax.train.batch import Example, Packed, fill
@@ -28,12 +30,25 @@ from r1jax.train.checkpoints import Checkpoints
 from r1jax.train.log import Log
 from r1jax.train.lora import Lora
 from r1jax.train.loss import Loss
+from r1jax.train.settings import among, at_least
 from r1jax.train.state import State
 from r1jax.typing import PyTree
 from r1jax.weights import Source, open_source
 from r1jax.weights.save import save_hf
 
 Say = Callable[[str], None]
+
+_COMPUTED = ("float32", "bfloat16")
+_LEAST = {
+    "steps": 1,
+    "save_every": 1,
+    "keep": 1,
+    "seed": 0,
+    "data.width": 2,
+    "data.rows": 1,
+    "data.parts": 1,
+    "lora.rank": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +83,8 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     Raises:
       R1jaxError: Something is wrong with the settings, the data or the checkpoint.
     """
+    at_least(settings, _LEAST)
+    among(settings, {"export_dtype": FLOATS, "loss.dtype": _COMPUTED})
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.tensor)
     adapters = Lora(**settings.lora) if settings.lora.rank else None
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
@@ -95,8 +112,9 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     output.mkdir(parents=True, exist_ok=True)
     about = _about(settings, some)
     with Checkpoints(output, settings.keep) as saved:
-        _check_output(output, saved, resume)
-        if resume:
+        if not resume:
+            saved.check_new()
+        else:
             now = saved.restore(now, about)
             say(f"goes on after step {int(now.step)}")
 
@@ -245,11 +263,9 @@ def _first_state(
 def _tokenizer(settings: ConfigDict, model: Model) -> Tokenizer:
     if settings.tokenizer:
         return Tokenizer.from_directory(settings.tokenizer)
-    source = model.source
-    if source is not None and source.tokenizer_fields is not None:
-        return Tokenizer.from_gguf_fields(source.tokenizer_fields)
-    if source is not None and source.tokenizer_directory is not None:
-        return Tokenizer.from_directory(source.tokenizer_directory)
+    found = open_tokenizer(model.source) if model.source else None
+    if found is not None:
+        return found
     raise ConfigError(
         f"{settings.model} has no tokenizer",
         "conversations must become tokens",
@@ -258,7 +274,14 @@ def _tokenizer(settings: ConfigDict, model: Model) -> Tokenizer:
 
 
 def _check(settings: ConfigDict, adapters: Lora | None) -> None:
-    """Refuses settings that would be ignored beside others."""
+    """Refuses settings that do not go together."""
+    rows, shards = settings.data.rows, settings.mesh.data
+    if rows % shards:
+        raise ConfigError(
+            f"data.rows is {rows} and mesh.data {shards}",
+            "each device has equally many rows",
+            "make data.rows a multiple of mesh.data",
+        )
     refused = {
         "optimizer.name=muon": settings.optimizer.name == "muon",
         "loss.bias_speed": settings.loss.bias_speed != 0,
@@ -271,15 +294,6 @@ def _check(settings: ConfigDict, adapters: Lora | None) -> None:
                 "it moves parameters that adapters leave frozen",
                 "leave it out, or set lora.rank to 0",
             )
-
-
-def _check_output(output: Path, saved: Checkpoints, resume: bool) -> None:
-    if not resume and saved.newest is not None:
-        raise ConfigError(
-            f"{output} holds a run, saved after step {saved.newest}",
-            "nothing that exists is overwritten",
-            "give --resume to go on with it, or another --output",
-        )
 
 
 def _about(settings: ConfigDict, some: Sequence[Example]) -> dict[str, Any]:

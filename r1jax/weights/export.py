@@ -5,7 +5,6 @@ but for fp8 blocks, which are written as DeepSeek releases them.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,12 +16,12 @@ import numpy as np
 
 from r1jax import quant
 from r1jax.config_to_hf import to_hf as config_fields
-from r1jax.errors import CheckpointError, ConfigError
+from r1jax.errors import ConfigError
 from r1jax.text.gguf_export import write_tokenizer
 from r1jax.weights.fp8 import BLOCK
 from r1jax.weights.hf import TOKENIZER_FILES
 from r1jax.weights.hf_files import shards_of, tensors_of, write_shards
-from r1jax.weights.place import check_place, check_room
+from r1jax.weights.place import check_place, check_room, whole_directory
 from r1jax.weights.store import OrbaxCheckpoint
 
 FLOATS = ("bfloat16", "float16", "float32")
@@ -86,22 +85,9 @@ def to_hf(
     total = sum(tensor.nbytes for tensor in tensors)
     check_room(output, total)
     shards = shards_of(tensors)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir()
-        try:
-            write_shards(checkpoint, partial, shards, total)
-            _write_beside(checkpoint, partial, float_type, blocks)
-            partial.rename(output)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise CheckpointError(
-            f"{output} cannot be written",
-            str(error),
-            "make room, or name an output where you may write",
-        ) from None
+    with whole_directory(output) as partial:
+        write_shards(checkpoint, partial, shards, total)
+        _write_beside(checkpoint, partial, float_type, blocks)
     return Exported(
         output, len(tensors), len(shards), total, time.perf_counter() - began
     )

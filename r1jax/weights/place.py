@@ -1,6 +1,9 @@
-"""Whether an output can be written where it is to be."""
+"""Whether an output can be written where it is to be, and how it becomes whole."""
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from r1jax.errors import CheckpointError
@@ -25,6 +28,30 @@ def check_place(output: Path) -> None:
             "nothing that exists is overwritten",
             "name another output, or remove it first",
         )
+
+
+@contextmanager
+def whole_directory(output: Path) -> Iterator[Path]:
+    """Gives a directory to write into, which gets its name when all is there.
+
+    Raises:
+      CheckpointError: Something cannot be written; nothing is left.
+    """
+    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir()
+        try:
+            yield partial
+            partial.rename(output)  # an empty directory may be there
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{output} cannot be written",
+            str(error),
+            "make room, or name an output where you may write",
+        ) from None
 
 
 def check_room(output: Path, needed: int) -> None:

@@ -1,7 +1,6 @@
 """Parameters in memory become a Hugging Face directory, by the table that reads one."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ import numpy as np
 
 from r1jax.config import ModelConfig
 from r1jax.config_to_hf import to_hf as config_fields
-from r1jax.errors import CheckpointError
 from r1jax.text.gguf_export import write_tokenizer
 from r1jax.typing import PyTree
 from r1jax.weights import leaves, names
 from r1jax.weights.hf import TOKENIZER_FILES
-from r1jax.weights.place import check_place
+from r1jax.weights.place import check_place, whole_directory
 from r1jax.weights.safetensors import header_of
 from r1jax.weights.source import Source
 
@@ -49,30 +47,15 @@ def save_hf(
     """
     output = Path(output).absolute()
     check_place(output)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        try:
-            _write_tensors(config, params, partial / "model.safetensors", dtype)
-            fields = config_fields(config) | {"torch_dtype": dtype}
-            text = json.dumps(fields, indent=2, ensure_ascii=False)
-            (partial / "config.json").write_text(text, encoding="utf-8")
-            if source is not None:
-                _write_tokenizer(source, partial)
-            if tokenizer is not None:
-                _copy_tokenizer(Path(tokenizer), partial)
-            if output.exists():
-                output.rmdir()
-            partial.rename(output)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise CheckpointError(
-            f"{output} cannot be written",
-            str(error),
-            "make room, or name an output where you may write",
-        ) from None
+    with whole_directory(output) as partial:
+        _write_tensors(config, params, partial / "model.safetensors", dtype)
+        fields = config_fields(config) | {"torch_dtype": dtype}
+        text = json.dumps(fields, indent=2, ensure_ascii=False)
+        (partial / "config.json").write_text(text, encoding="utf-8")
+        if source is not None:
+            _write_tokenizer(source, partial)
+        if tokenizer is not None:
+            _copy_tokenizer(Path(tokenizer), partial)
     return output
 
 

@@ -35,6 +35,17 @@ def test_lessons_are_written_once(tmp_path, capsys):
     assert "not overwritten" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["--chats", "2"], ["--lengths", "--lessons", "x"], ["--lengths", "--write", "x"]],
+)
+def test_flags_that_would_be_ignored_are_refused(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+    assert not list(tmp_path.iterdir())
+
+
 def test_lengths_are_printed_for_each_task(capsys):
     assert main(["--lengths", "--task", "add", "--task", "word", "--count", "20"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -93,6 +93,14 @@ def test_adapters_are_merged_into_what_is_written(sft, checkpoint, tmp_path):
         (["lora.rank=4", "optimizer.name=muon"], "leave frozen"),
         (["optimizer.warmup_steps=0"], "without a warm-up"),
         (["model=tiny-qwen2"], "has no tokenizer"),
+        (["export_dtype=half"], "one of float32, bfloat16, float16"),
+        (["loss.dtype=float16"], "one of float32, bfloat16"),
+        (["data.rows=0"], "data.rows is 0"),
+        (["data.parts=0"], "data.parts is 0"),
+        (["save_every=0"], "save_every is 0"),
+        (["seed=-1"], "seed is -1"),
+        (["optimizer.learning_rate=0.0"], "nothing is learnt"),
+        (["mesh.data=2", "data.rows=3"], "a multiple of mesh.data"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, says, capsys, tmp_path):
