@@ -28,7 +28,7 @@ def get_config(what: str = "full") -> ConfigDict:
     config.export_every_save = False  # the last state always is
     config.mesh = dict(data=1, tensor=1)
     # One batch is parts x rows x width tokens; gradients are added up over parts.
-    config.data = dict(files=(), width=4096, rows=4, parts=1)
+    config.data = dict(files=(), width=4096, rows=4, parts=1, drop_longer=False)
     config.loss = dict(
         dtype="float32",
         remat=False,
@@ -52,8 +52,8 @@ def get_config(what: str = "full") -> ConfigDict:
     config.lora = dict(rank=16 if what == "lora" else 0, alpha=32.0, kernels=kernels)
     if what == "nano":
         config.model = "nano"
-        config.steps, config.save_every = 6000, 500
-        config.data.update(width=640, rows=4)
+        config.steps, config.save_every = 5200, 400
+        config.data.update(width=256, rows=10, drop_longer=True)
         # The bias moves faster than V3's 0.001: there are fewer steps to balance in.
         config.loss.update(unroll=True, mtp_weight=0.1, bias_speed=0.01)
         config.optimizer.update(

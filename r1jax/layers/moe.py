@@ -18,6 +18,7 @@ from r1jax.typing import Array, Float
 
 Expert = Callable[[Array], Array]
 TILE = 64  # rows of one expert that are multiplied at once
+LEARNING_TILE = 256  # the same in training: the fewer, the fewer copies of experts
 # From so many rows on XLA copies an expert that is picked as the left operand.
 _MANY_ROWS = 32
 
@@ -114,7 +115,7 @@ def experts_ragged(
 def experts_blocks(
     x: Array, gate_up: Array, down: Array, chosen: Array, weights: Array
 ) -> Array:
-    """Equals `experts_all`; each block of TILE rows is of one expert.
+    """Equals `experts_all`; each block of LEARNING_TILE rows is of one expert.
 
     Every expert's rows are filled up to whole blocks, so the number of blocks is known
     before the routes are. A block reads a copy of its expert's matrices: for experts
@@ -125,20 +126,22 @@ def experts_blocks(
     flat = chosen.reshape(-1)
     order = jnp.argsort(flat, stable=True)
     sizes = jnp.bincount(flat, length=experts)
-    blocks = -(-sizes // TILE)
+    blocks = -(-sizes // LEARNING_TILE)
     ends = jnp.cumsum(blocks)
-    count = min(experts, assigned) + assigned // TILE
+    count = min(experts, assigned) + assigned // LEARNING_TILE
     expert = jnp.searchsorted(ends, jnp.arange(count), side="right")
     expert = jnp.minimum(expert, experts - 1)
     # The place of each sorted row: its expert's first block, and its rank there.
     rank = jnp.arange(assigned) - (jnp.cumsum(sizes) - sizes)[flat[order]]
-    place = (ends - blocks)[flat[order]] * TILE + rank
-    token = jnp.full(count * TILE, tokens).at[place].set(order // per_token)
+    place = (ends - blocks)[flat[order]] * LEARNING_TILE + rank
+    token = jnp.full(count * LEARNING_TILE, tokens).at[place].set(order // per_token)
     share = (
-        jnp.zeros(count * TILE, jnp.float32).at[place].set(weights.reshape(-1)[order])
+        jnp.zeros(count * LEARNING_TILE, jnp.float32)
+        .at[place]
+        .set(weights.reshape(-1)[order])
     )
     padded = jnp.concatenate([x, jnp.zeros((1, x.shape[1]), x.dtype)])
-    rows = padded[token].reshape(count, TILE, -1)
+    rows = padded[token].reshape(count, LEARNING_TILE, -1)
     w_in = gate_up.reshape(*gate_up.shape[:2], -1)[expert]
     gate, up = jnp.split(jnp.einsum("CMD,CDF->CMF", rows, w_in), 2, axis=-1)
     y = jnp.einsum("CMF,CFD->CMD", jax.nn.silu(gate) * up, down[expert])

@@ -95,24 +95,36 @@ def to_example(tokenizer: Tokenizer, messages: Messages) -> Example:
 
 
 def examples(
-    tokenizer: Tokenizer, paths: Sequence[str | Path], width: int
-) -> list[Example]:
-    """Reads files whole.
+    tokenizer: Tokenizer,
+    paths: Sequence[str | Path],
+    width: int,
+    drop_longer: bool = False,
+) -> tuple[list[Example], int]:
+    """Reads files whole; returns what was read, and how many were left out.
+
+    Args:
+      tokenizer: The model's.
+      paths: JSONL files.
+      width: Tokens of the longest conversation.
+      drop_longer: Whether longer ones are left out; otherwise they are refused.
 
     Raises:
       ConfigError: A line cannot be used, or is longer than `width` tokens.
     """
-    found = []
+    found, dropped = [], 0
     for place, messages in read_jsonl(paths):
         try:
             example = to_example(tokenizer, messages)
         except TextError as error:
             raise ConfigError(f"{place}: {error.what}", error.why, error.fix) from None
         if len(example.tokens) > width:
+            if drop_longer:
+                dropped += 1
+                continue
             raise ConfigError(
                 f"{place} has {len(example.tokens)} tokens, and rows have {width}",
                 "conversations are not cut: an answer would lose its end",
-                "raise data.width, or take the line out",
+                "raise data.width, or leave such lines out with data.drop_longer=True",
             )
         found.append(example)
     if not found:
@@ -121,7 +133,7 @@ def examples(
             "there is nothing to learn from",
             "name JSONL files in data.files",
         )
-    return found
+    return found, dropped
 
 
 class Batches:

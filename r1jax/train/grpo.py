@@ -27,6 +27,7 @@ from r1jax.train.rollout import (
     sample,
     tempered,
 )
+from r1jax.train.state import compile_options
 from r1jax.typing import Array, PyTree
 
 Score = Callable[[PyTree, Packed], Array]
@@ -118,8 +119,10 @@ class Learner:
             return optax.apply_updates(params, change), state, optax.tree.norm(slope)
 
         self._objective = objective
-        self._logprobs = jax.jit(logprobs)
-        self._slope = jax.jit(jax.value_and_grad(of, has_aux=True))
+        options = compile_options()
+        self._logprobs = jax.jit(logprobs, compiler_options=options)
+        slope = jax.value_and_grad(of, has_aux=True)
+        self._slope = jax.jit(slope, compiler_options=options)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._apply = jax.jit(apply, donate_argnums=(0, 1))
 

@@ -91,8 +91,11 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     loss = Loss(**settings.loss)
     _check(settings, adapters)
     model = open_model(settings.model, mesh, bool(loss.mtp_weight), settings.seed)
-    some = data.examples(
-        _tokenizer(settings, model), settings.data.files, settings.data.width
+    some, dropped = data.examples(
+        _tokenizer(settings, model),
+        settings.data.files,
+        settings.data.width,
+        settings.data.drop_longer,
     )
     batches = data.Batches(
         some,
@@ -104,6 +107,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     say(
         f"{len(some)} conversations in {len(batches.packed.tokens)} rows of "
         f"{settings.data.width} tokens, {fill(batches.packed):.1%} filled"
+        + (f"; {dropped} longer ones left out" if dropped else "")
     )
     tools = optimizer.build(choice)
     now = _first_state(model, tools, adapters, settings.seed, mesh)
@@ -152,6 +156,7 @@ def _compiled(
         state.make_step(model.config, loss, tools, adapters),
         donate_argnums=0,
         out_shardings=(where, None),
+        compiler_options=state.compile_options(),
     )
     place = sharding.Placement(mesh, "training").sharding(
         (None, "rows", None), (1, settings.data.rows, settings.data.width)

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r1jax.config import ModelConfig
+from r1jax.engine.steps import CPU_OPTIONS, eigen_option
 from r1jax.train import lora
 from r1jax.train.batch import Packed
 from r1jax.train.lora import Lora
@@ -68,6 +69,17 @@ def _inner(path: Any) -> tuple[str, ...]:
         here = isinstance(key, jax.tree_util.DictKey)
         names = [*names, key.key] if here else []
     return tuple(names)
+
+
+def compile_options() -> dict[str, Any]:
+    """Returns the options to compile steps of training with.
+
+    On a CPU sums in any order, and the library of matrix products that is the faster
+    one for a batch's small ones.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return CPU_OPTIONS | eigen_option()
 
 
 def whole_params(state: State, adapters: Lora | None) -> PyTree:

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,19 @@ def test_what_is_too_long_is_refused():
         pack([Example([1, 2, 3], [1, 1, 1])], 2)
     with pytest.raises(ConfigError, match="2 sequences take 2 rows"):
         pack([Example([1, 2], [1, 1])] * 2, 2, rows=1)
+
+
+def test_longer_conversations_are_left_out_where_that_is_asked(tokenizer, tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    longer = [{"role": "user", "content": "a" * 50}, turns[1]]
+    file = tmp_path / "some.jsonl"
+    file.write_text("\n".join(json.dumps({"messages": m}) for m in (turns, longer)))
+    short = len(data.to_example(tokenizer, turns).tokens)
+    found, dropped = data.examples(tokenizer, [file], short, drop_longer=True)
+    assert [len(e.tokens) for e in found] == [short]
+    assert dropped == 1
+    with pytest.raises(ConfigError, match=r"some.jsonl:2 has \d+ tokens"):
+        data.examples(tokenizer, [file], short)
 
 
 def test_an_epoch_sees_every_row_once_across_batches():
