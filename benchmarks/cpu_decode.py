@@ -26,6 +26,8 @@ import checkpoints
 import cores
 from workers import Worker, started
 
+from r1jax.locate import SMOLLM2, locate
+
 PEERS = Path(__file__).parent / "peers"
 MODELS = ("smollm2", "deepseek-118m")
 PROMPT, NEW, LONG, ROWS = 64, 64, 512, 8
@@ -62,7 +64,7 @@ def commands(
     """Writes the model's files where missing; returns how to start each peer."""
     folder, gguf = directory / model, directory / f"{model}.gguf"
     if model == "smollm2":
-        source = args.gguf or checkpoints.demonstration()
+        source = args.gguf or locate(SMOLLM2)
         if not folder.exists():
             checkpoints.write_smollm2(source, folder)
         if not gguf.exists():

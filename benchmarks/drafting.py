@@ -111,7 +111,9 @@ def measure(
 def main() -> int:
     """Measures each number of guesses on each prompt."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", help="the demonstration model if left out")
+    parser.add_argument(
+        "--source", default="smollm2", help="what to load (%(default)s)"
+    )
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 3, 5, 7])
     parser.add_argument("--shortest", type=int, default=2, help="prompt_lookup_min")
     parser.add_argument("--rounds", type=int, default=3)

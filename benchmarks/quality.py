@@ -17,7 +17,7 @@ import numpy as np
 
 from r1jax import model, quant
 from r1jax.config import ModelConfig
-from r1jax.locate import locate
+from r1jax.locate import SMOLLM2, locate
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.typing import Array, PyTree
 from r1jax.weights import open_source
@@ -55,7 +55,7 @@ def perplexity(config: ModelConfig, params: PyTree, tokens: list[np.ndarray]) ->
 
 def main() -> None:
     """Prints a line for float32 and for each form."""
-    source = open_source(locate(None))
+    source = open_source(locate(SMOLLM2))
     assert source.tokenizer_fields is not None
     tokens = texts(Tokenizer.from_gguf_fields(source.tokenizer_fields))
     base = 0.0

@@ -27,9 +27,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from checkpoints import demonstration, write_gguf, write_smollm2
+from checkpoints import write_gguf, write_smollm2
 from cores import busy_seconds, family_seconds
 
+from r1jax.locate import SMOLLM2, locate
 from r1jax.text.gguf_export import write_tokenizer
 from r1jax.weights import open_source
 
@@ -165,7 +166,7 @@ def main() -> None:
     args = _arguments()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        source = demonstration()
+        source = locate(SMOLLM2)
         model = write_smollm2(source, folder / "smollm2")
         write_tokenizer(open_source(source).tokenizer_fields or {}, model)
         gguf = write_gguf(source, folder / "smollm2.gguf")

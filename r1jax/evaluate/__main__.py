@@ -1,6 +1,6 @@
 r"""Evaluates a model: `python -m r1jax.evaluate --task gsm8k --output DIR`.
 
-A checkpoint in this process (--model, the demonstration model by default) or a server
+A checkpoint in this process (--model, r1-nano by default) or a server
 of OpenAI's API (--url) is asked by the protocol of R1's paper; see docs/evaluation.md.
 The same command goes on where it was stopped.
 """
@@ -135,7 +135,7 @@ def _check(args: argparse.Namespace) -> None:
 def _parser() -> Parser:
     own = Parser(prog="python -m r1jax.evaluate", description=__doc__)
     add = own.add_argument
-    add("--model", help="what r1jax.load takes; by default the demonstration model")
+    add("--model", help="what r1jax.load takes; by default r1-nano")
     add("--url", help="a server of OpenAI's API instead")
     add("--model-name", help="what to ask the server for; by default its first model")
     add("--api-key", help="for the server; OPENAI_API_KEY by default")

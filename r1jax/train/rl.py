@@ -1,6 +1,7 @@
 """A run of reinforcement learning: from a checkpoint to a checkpoint."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,12 +52,14 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     draw(tasks, 1, settings.seed)  # refuses tasks that there are not
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
     tools = optimizer.build(choice)
-    model = sft.open_model(settings.model, make_mesh(1, 1), False, settings.seed)
+    model = sft.open_model(settings.model, make_mesh(1, 1), None, settings.seed)
     longest = max(how.widths)
     llm = load(
         settings.model, dtype="float32", max_model_len=longest, **settings.engine
     )
-    policy, about = Policy.begin(model.params, tools), _about(settings)
+    # What looks ahead does not take part: it stays as it is, and is written again.
+    learning = {k: v for k, v in model.params.items() if k != "mtp"}
+    policy, about = Policy.begin(learning, tools), _about(settings)
 
     def prompts(step: int) -> list[Prompt[Any]]:
         seed = settings.seed + 1_000_003 * (step + 1)
@@ -89,7 +92,9 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
             picture = log.close()
     if picture:
         say(f"drew {picture}")
-    place = sft.export(model, _state(policy), None, output, settings.export_dtype)
+    last = _state(policy)
+    last = dataclasses.replace(last, params=model.params | last.params)
+    place = sft.export(model, last, None, output, settings)
     say(f"wrote {place}")
     return True
 

