@@ -69,7 +69,9 @@ class Ours:
         packed = pack(examples, TOKENS)
         self._batch = jax.tree.map(lambda a: jnp.asarray(a)[None], packed)
         loss = Loss("float32", False, unroll, 0.0, 0.0, 0.0)
-        self._step = jax.jit(state.make_step(config, loss, tools), donate_argnums=0)
+        step = state.make_step(config, loss, tools)
+        options = state.compile_options()
+        self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
         began = time.perf_counter()
         self.run(1)
         self.compile_seconds = time.perf_counter() - began

@@ -3,14 +3,17 @@
     python -m r1jax.train configs/grpo.py --set model=CHECKPOINT --output runs/grpo
 
 A toy's values, for a CPU; R1's stand beside them (arXiv 2501.12948 v2). The checkpoint
-must have learnt to answer already: rewards that are all 0 teach nothing.
+must have learnt to answer already: rewards that are all 0 teach nothing. `nano` is what
+r1-nano was made by.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(what: str = "") -> ConfigDict:
     """Returns the settings of a run."""
+    if what not in ("", "nano"):
+        raise ValueError(f"{what!r} is not nano")
     config = ConfigDict()
     config.kind = "grpo"
     config.model = ""  # a checkpoint with a tokenizer and a chat template
@@ -52,4 +55,11 @@ def get_config() -> ConfigDict:
         weight_decay=0.0,
         clip=1.0,
     )
+    if what == "nano":
+        config.steps, config.save_every = 20, 10
+        config.tasks = ("subtract", "compare", "multiply", "two-step", "countdown")
+        config.sampling.update(prompts=32, max_tokens=256, widths=(96, 160, 320))
+        config.optimizer.update(
+            name="muon", learning_rate=0.001, adam_learning_rate=2e-4, warmup_steps=5
+        )
     return config

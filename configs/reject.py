@@ -3,13 +3,16 @@
     python -m r1jax.train configs/reject.py --set model=CHECKPOINT --output runs/kept
 
 `kept.jsonl` is what configs/sft.py takes as data.files, for the model or a student.
+`nano` is what r1-nano was made by.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(what: str = "") -> ConfigDict:
     """Returns the settings of a run."""
+    if what not in ("", "nano"):
+        raise ValueError(f"{what!r} is not nano")
     config = ConfigDict()
     config.kind = "reject"
     config.model = ""  # a checkpoint with a tokenizer and a chat template
@@ -20,4 +23,7 @@ def get_config() -> ConfigDict:
         samples=16, keep=2, temperature=1.0, max_tokens=192, language=1.0
     )
     config.engine = dict(max_num_seqs=64, page_size=16)
+    if what == "nano":
+        config.problems = 3000
+        config.rules.update(samples=2, keep=1, max_tokens=256)
     return config

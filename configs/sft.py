@@ -6,16 +6,19 @@ r"""Supervised fine-tuning on conversations: a distillation in R1's manner.
 Arguments: `full` moves all parameters, `lora` trains adapters on every projection of
 attention and feed-forward: `configs/sft.py:lora`. Learning rates are those of R1's
 distills (arXiv 2501.12948 v2: 1e-4 for 1.5B falling to a tenth, less for larger ones).
-`nano` begins a small model from random weights, with the prediction layer, by Muon.
+`nano` begins a small model from random weights, with the prediction layer, by Muon;
+`nano-again` goes on with it after reinforcement learning.
 """
 
 from ml_collections import ConfigDict
 
+KINDS = ("full", "lora", "nano", "nano-again")
+
 
 def get_config(what: str = "full") -> ConfigDict:
     """Returns the settings of a run."""
-    if what not in ("full", "lora", "nano"):
-        raise ValueError(f"{what!r} is none of full, lora, nano")
+    if what not in KINDS:
+        raise ValueError(f"{what!r} is none of {', '.join(KINDS)}")
     config = ConfigDict()
     config.kind = "sft"
     config.model = ""  # a checkpoint, or a preset's name for random weights
@@ -50,13 +53,16 @@ def get_config(what: str = "full") -> ConfigDict:
     )
     kernels = ("q", "k", "v", "o", "gate_up", "down") if what == "lora" else ()
     config.lora = dict(rank=16 if what == "lora" else 0, alpha=32.0, kernels=kernels)
-    if what == "nano":
+    if what in ("nano", "nano-again"):
         config.model = "nano"
-        config.steps, config.save_every = 5200, 400
+        config.steps, config.save_every = 4800, 400
         config.data.update(width=256, rows=10, drop_longer=True)
         # The bias moves faster than V3's 0.001: there are fewer steps to balance in.
         config.loss.update(unroll=True, mtp_weight=0.1, bias_speed=0.01)
         config.optimizer.update(
             name="muon", learning_rate=0.02, adam_learning_rate=0.003
         )
+    if what == "nano-again":
+        config.model, config.steps = "", 2000
+        config.optimizer.update(learning_rate=0.012, adam_learning_rate=0.0018)
     return config
