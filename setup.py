@@ -54,6 +54,7 @@ TEST = [
     # Brings the TPU compiler (libtpu), which needs no TPU, in the release that fits.
     "jax[tpu]>=0.10; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "jsonschema",
+    "kubernetes-validate",  # the core's schemas, for deploy/kubernetes
     "openai",
     "playwright",  # drives a Chromium that is installed beside it
     "pytest",

@@ -1,33 +1,21 @@
 """Real processes on one machine, each with a CPU device of its own."""
 
 import functools
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from hosts.processes import ROOT, Process, Site, flags, free_port
-
-GOLDENS = ROOT / "tests" / "goldens"
+from hosts.processes import Process, Site, flags, free_port, make_checkpoint
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
-    """Makes tiny models whose 96 words are the printable letters."""
+    """Makes tiny models."""
 
     @functools.cache
     def make(name: str) -> Path:
-        folder = tmp_path_factory.mktemp("checkpoint") / name
-        shutil.copytree(GOLDENS / name, folder)
-        letters = ["Ġ", *map(chr, range(33, 127)), "Ċ"]
-        backend = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        backend.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text("{}")
-        return folder
+        return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / name)
 
     return make
 

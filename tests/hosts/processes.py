@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 ROOT = Path(__file__).parents[2]
 # Goldens: one is dense and quick to compile, one R1, with 4 heads and 16 experts.
@@ -29,14 +31,28 @@ def connected() -> tuple[socket.socket, socket.socket]:
         return near, listener.accept()[0]
 
 
+def make_checkpoint(folder: Path) -> Path:
+    """Makes the golden of the folder's name a model of words: the printable letters."""
+    shutil.copytree(ROOT / "tests" / "goldens" / folder.name, folder)
+    letters = ["Ġ", *map(chr, range(33, 127)), "Ċ"]
+    backend = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
 class Process:
     """A program that runs; its lines are gathered as they come."""
 
-    def __init__(self, command: Sequence[object]) -> None:
+    def __init__(
+        self, command: Sequence[object], path: Sequence[Path] = (ROOT,)
+    ) -> None:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(map(str, path)),
         }
         self.started = subprocess.Popen(
             [sys.executable, *map(str, command)],
