@@ -1,6 +1,7 @@
 """One door: a source of weights becomes a language model that can be asked."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from r1jax.engine.drafts import check_drafts
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import CheckpointError, ConfigError, RequestError
 from r1jax.hosts import Hosts
+from r1jax.hub import RELEASES
 from r1jax.layers.expert_places import Places, plan_places
 from r1jax.llm import LLM
 from r1jax.locate import locate
@@ -64,8 +66,9 @@ def load(
 
     Args:
       source: An r1jax checkpoint, a Hugging Face directory, a GGUF file, a preset's
-        name (random weights), a Hugging Face repository's name, or None for r1-nano,
-        which comes with this package. "smollm2" is the model of the `demo` extra.
+        name (random weights), a Hugging Face repository's name or name@revision
+        (docs/hub.md), or None for r1-nano, which comes with this package. "smollm2" is
+        the model of the `demo` extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
         slow with the others, and bfloat16 elsewhere. Or of few bits: int8, fp8,
         fp8_blocks or int4 (docs/weights.md); what stays plain is of the default then.
@@ -117,11 +120,12 @@ def load(
         mesh = make_mesh(1, jax.device_count())
     name = "r1jax" if source is None else os.fspath(source)
     opened: Source | None = None
+    parts = (attention_dtype, dense_dtype, experts_dtype)
     if not (name in NAMES and not Path(name).exists()):
-        opened = open_source(locate(source))
+        forms = functools.partial(_forms, None, dtype=dtype, parts=parts)
+        opened = open_source(locate(source, forms))
     config = opened.config if opened else preset(name)
     check_drafts(config, draft)
-    parts = (attention_dtype, dense_dtype, experts_dtype)
     chosen, scheme = _forms(opened, config, dtype, parts)
     target = _target(config, mesh, strategy, kernels)
     on = target.placement
@@ -276,7 +280,7 @@ def _random(
         raise CheckpointError(
             f"the preset {name!r} has {size:,} parameters and no weights of its own",
             "a preset says how large a model is; only small ones are filled at random",
-            "convert its checkpoint with tools/convert_weights.py and load that",
+            f"load {RELEASES.get(name, 'a checkpoint of it')} (docs/hub.md)",
         )
 
     def make() -> PyTree:

@@ -4,27 +4,34 @@ import importlib.util
 import os
 from pathlib import Path
 
+from r1jax.checkpoints import Forms, fetch
 from r1jax.errors import CheckpointError
-from r1jax.presets import NAMES
+from r1jax.hub import parse
 
 NANO = "r1-nano"  # also the folder's name
 SMOLLM2 = "smollm2"
 
 
-def locate(source: str | os.PathLike[str] | None) -> Path:
+def locate(source: str | os.PathLike[str] | None, forms: Forms | None = None) -> Path:
     """Finds the file or directory that a source means.
+
+    Args:
+      source: A path, a repository of the hub, or None.
+      forms: Of a repository, what its weights are to be loaded as: then a checkpoint
+        that is kept in that form is taken (`r1jax.checkpoints`).
 
     Raises:
       CheckpointError: There is none.
+      ConfigError: The model or the forms do not fit.
     """
     name = NANO if source is None else os.fspath(source)
     path = Path(name).expanduser()
-    if name in _BROUGHT and not path.exists():
-        return _BROUGHT[name]()
-    is_name = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if path.exists() or not is_name:
+    if path.exists():
         return path
-    return _download(name)
+    if name in _BROUGHT:
+        return _BROUGHT[name]()
+    repository = parse(name)
+    return path if repository is None else fetch(repository, forms)
 
 
 def _nano() -> Path:
@@ -47,19 +54,3 @@ def _smollm2() -> Path:
 
 
 _BROUGHT = {NANO: _nano, SMOLLM2: _smollm2}
-
-
-def _download(name: str) -> Path:
-    """Fetches a repository of the Hugging Face hub, or takes it from its cache."""
-    import huggingface_hub  # slow to import, and rarely needed
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name} is no file, no preset, and cannot be had from the hub",
-            str(error).strip().splitlines()[0],
-            f"check the name or the path; the presets are {', '.join(NAMES)}",
-        ) from None

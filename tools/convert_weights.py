@@ -21,6 +21,7 @@ from typing import NoReturn
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no accelerator is needed, or taken
 
 from r1jax.errors import ConfigError, R1jaxError
+from r1jax.locate import locate
 from r1jax.weights import convert, to_hf, verify
 from r1jax.weights.dtypes import DTYPES
 
@@ -69,7 +70,7 @@ def _convert(args: argparse.Namespace) -> None:
     parts = {f"{part}_dtype": getattr(args, f"{part}_dtype") for part in PARTS}
     try:
         report = convert(
-            args.input, args.output, dtype=args.dtype or "bfloat16", **parts
+            locate(args.input), args.output, dtype=args.dtype or "bfloat16", **parts
         )
     except KeyboardInterrupt:
         sys.stderr.write(
@@ -136,8 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input",
-        metavar="PATH",
-        help="convert a directory with config.json and safetensors, or a GGUF file",
+        metavar="SOURCE",
+        help="convert a directory with config.json and safetensors, a GGUF file, or a "
+        "Hugging Face repository (owner/name or owner/name@revision)",
     )
     source.add_argument(
         "--to-hf",

@@ -125,7 +125,8 @@ def _names(text: str) -> list[str]:
 _ABOUT = "Serves a model over HTTP, with OpenAI's API."
 _SOURCE = (
     "an r1jax checkpoint, a Hugging Face model directory, a GGUF file, a preset or a "
-    "Hugging Face name; r1-nano, which is in the package, if left out"
+    "Hugging Face name (or name@revision); r1-nano, which is in the package, if left "
+    "out"
 )
 _PROCESSES = (
     "Several processes run one program, each on its own devices: start each with the "

@@ -118,4 +118,6 @@ def _name(source: str | None) -> str:
     if source is None:
         return "r1jax"
     path = Path(source)
-    return path.resolve().name.removesuffix(".gguf") if path.exists() else source
+    if path.exists():
+        return path.resolve().name.removesuffix(".gguf")
+    return source.partition("@")[0]  # a revision is not part of a name

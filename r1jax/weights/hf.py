@@ -68,7 +68,7 @@ class HfCheckpoint:
         """
         self.path = Path(path)
         self.fields = fields = read_json(self.path / "config.json")
-        _check_quantization(self.path, fields.get("quantization_config"))
+        check_quantization(self.path, fields.get("quantization_config"))
         beside = self.path / "generation_config.json"
         self.generation = read_json(beside) if beside.exists() else {}
         self._stored = open_shards(self.path)
@@ -165,8 +165,12 @@ def _scales(stored: Stored) -> np.ndarray:
     return scales
 
 
-def _check_quantization(path: Path, fields: Any) -> None:
-    """Refuses every quantisation but DeepSeek's."""
+def check_quantization(path: Path, fields: Any) -> None:
+    """Checks what config.json in a directory says of quantisation.
+
+    Raises:
+      CheckpointError: It is another than DeepSeek's.
+    """
     if fields is None:
         return
     wanted = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [BLOCK, BLOCK]}

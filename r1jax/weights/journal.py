@@ -172,6 +172,18 @@ def partial_beside(output: Path, fingerprint: Mapping[str, Any]) -> Iterator[Jou
         ) from None
 
 
+def discard(output: Path) -> None:
+    """Removes what a stopped conversion has left, if there is any.
+
+    Raises:
+      CheckpointError: Another process works on it.
+    """
+    partial = partial_of(output)
+    if partial.exists():
+        with _locked(partial):
+            shutil.rmtree(partial)
+
+
 def partial_of(output: Path) -> Path:
     """Returns where an output grows."""
     return output.with_name(f"{output.name}.partial")

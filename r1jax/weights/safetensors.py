@@ -83,7 +83,7 @@ def open_shards(directory: Path) -> dict[str, Stored]:
             "name a directory with safetensors files (older .bin files are not read)",
         )
     tensors, shards = _weight_map(directory), {}
-    for name in sorted(set(tensors.values())):
+    for name in shard_names(directory):
         path = _inside(directory, name)
         shards[name] = open_file(path)
     for shard, found in shards.items():
@@ -106,6 +106,17 @@ def open_file(path: Path) -> dict[str, Stored]:
       CheckpointError: It is missing, or has a broken header.
     """
     return {tensor.name: tensor for tensor in _header(ByteFile(path))}
+
+
+def shard_names(directory: Path) -> list[str]:
+    """Names the files that hold a directory's tensors, there or not.
+
+    Raises:
+      CheckpointError: The index is broken.
+    """
+    if (directory / SINGLE).exists() or not (directory / INDEX).exists():
+        return [SINGLE]
+    return sorted(set(_weight_map(directory).values()))
 
 
 def header_of(

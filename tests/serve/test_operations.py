@@ -88,6 +88,10 @@ def test_pages_of_named_origins_may_ask_and_no_others(serve, llm):
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
 
 
+def test_a_model_is_named_without_its_revision():
+    assert options_of(flags("owner/name@main")).names == ["owner/name"]
+
+
 def test_origins_come_as_words_or_as_vllms_list():
     words = flags("--allowed-origins", "https://a", "https://b", "--allow-credentials")
     listed = flags("--allowed-origins", '["https://a", "https://b"]')
