@@ -24,7 +24,9 @@ def locate(source: str | os.PathLike[str] | None, forms: Forms | None = None) ->
       CheckpointError: There is none.
       ConfigError: The model or the forms do not fit.
     """
-    name = NANO if source is None else os.fspath(source)
+    if source is None:
+        return _nano()
+    name = os.fspath(source)
     path = Path(name).expanduser()
     if path.exists():
         return path
