@@ -68,7 +68,7 @@ class Ours:
         examples = [Example(row.tolist(), [1.0] * TOKENS) for row in numbers]
         packed = pack(examples, TOKENS)
         self._batch = jax.tree.map(lambda a: jnp.asarray(a)[None], packed)
-        loss = Loss("float32", False, unroll, 0.0, 0.0, 0.0)
+        loss = Loss("float32", False, unroll, 0.0, 0.0, 1.0, 0.0, 0.0, steps=10**6)
         self._step = jax.jit(state.make_step(config, loss, tools), donate_argnums=0)
         began = time.perf_counter()
         self.run(1)

@@ -88,7 +88,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.tensor)
     adapters = Lora(**settings.lora) if settings.lora.rank else None
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
-    loss = Loss(**settings.loss)
+    loss = Loss(**settings.loss, steps=settings.steps)
     _check(settings, adapters)
     model = open_model(settings.model, mesh, bool(loss.mtp_weight), settings.seed)
     some, dropped = data.examples(
