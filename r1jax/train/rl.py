@@ -14,17 +14,21 @@ from r1jax.load import load
 from r1jax.problems import TASKS, draw
 from r1jax.quant import FLOATS
 from r1jax.sharding import make_mesh
-from r1jax.train import forward, grpo, optimizer, reject, sft
+from r1jax.train import forward, grpo, optimizer, reject
 from r1jax.train.checkpoints import Checkpoints
 from r1jax.train.grpo import Learner, Policy, Settings
 from r1jax.train.log import Log
+from r1jax.train.models import export, open_model
 from r1jax.train.objective import Objective
 from r1jax.train.rewards import weighed
 from r1jax.train.rollout import Prompt
-from r1jax.train.settings import among, at_least
+from r1jax.train.settings import among, at_least, in_common
 from r1jax.train.state import State
 
 Say = Callable[[str], None]
+
+# What a resumed run may have otherwise.
+_FREE = ("save_every", "keep", "export_dtype", "engine")
 
 
 def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> bool:
@@ -51,12 +55,12 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     draw(tasks, 1, settings.seed)  # refuses tasks that there are not
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
     tools = optimizer.build(choice)
-    model = sft.open_model(settings.model, make_mesh(1, 1), False, settings.seed)
+    model = open_model(settings.model, make_mesh(1, 1), False, settings.seed)
     longest = max(how.widths)
     llm = load(
         settings.model, dtype="float32", max_model_len=longest, **settings.engine
     )
-    policy, about = Policy.begin(model.params, tools), _about(settings)
+    policy, about = Policy.begin(model.params, tools), in_common(settings, _FREE)
 
     def prompts(step: int) -> list[Prompt[Any]]:
         seed = settings.seed + 1_000_003 * (step + 1)
@@ -89,7 +93,8 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
             picture = log.close()
     if picture:
         say(f"drew {picture}")
-    place = sft.export(model, _state(policy), None, output, settings.export_dtype)
+    dtype, now = settings.export_dtype, _state(policy)
+    place = export(model.config, model.source, now, None, output, dtype)
     say(f"wrote {place}")
     return True
 
@@ -141,9 +146,3 @@ def _state(policy: Policy) -> State:
         policy.reference,
         None,
     )
-
-
-def _about(settings: ConfigDict) -> dict[str, Any]:
-    """Says what a resumed run must have in common with its beginning."""
-    free = ("save_every", "keep", "export_dtype", "engine")
-    return {k: repr(v) for k, v in settings.to_dict().items() if k not in free}
