@@ -9,7 +9,6 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from r1jax.errors import ConfigError
 from r1jax.load import load
 from r1jax.problems import TASKS, draw
 from r1jax.quant import FLOATS
@@ -96,45 +95,6 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     dtype, now = settings.export_dtype, _state(policy)
     place = export(model.config, model.source, now, None, output, dtype)
     say(f"wrote {place}")
-    return True
-
-
-def run_reject(
-    settings: ConfigDict, output: Path, resume: bool, say: Say = print
-) -> bool:
-    """Writes a model's own right answers to `kept.jsonl` in a directory.
-
-    Args:
-      settings: As in configs/reject.py.
-      output: The directory.
-      resume: Refused: one sampling is one piece.
-      say: Takes what is to be read.
-
-    Returns:
-      True: the file is whole.
-
-    Raises:
-      R1jaxError: Something is wrong with the settings or the model.
-    """
-    if resume:
-        raise ConfigError(
-            "--resume with rejection sampling",
-            "its answers are written when all are there",
-            "leave it out, and name another --output",
-        )
-    at_least(settings, {"problems": 1, "seed": 0})
-    rules = reject.Rules(**settings.rules)
-    tasks = tuple(settings.tasks) or TASKS
-    problems = draw(tasks, settings.problems, settings.seed, split="train")
-    llm = load(settings.model, **settings.engine)
-    try:
-        prompts = reject.ask(llm, problems)
-        output.mkdir(parents=True, exist_ok=True)
-        kept = reject.keep(llm, llm.params, prompts, rules, settings.seed)
-        count = reject.write(output / "kept.jsonl", kept)
-    finally:
-        llm.close()
-    say(f"kept {count} of {len(problems) * rules.samples} answers")
     return True
 
 

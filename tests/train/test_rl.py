@@ -1,7 +1,5 @@
 """Whole runs of reinforcement learning, begun, stopped and gone on with."""
 
-import shutil
-
 import jax
 import numpy as np
 import pytest
@@ -11,14 +9,6 @@ from r1jax.errors import ConfigError
 from r1jax.train import rl, settings
 from r1jax.train.log import read
 from r1jax.train.rewards import REWARDS
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint, tokenizer_directory):
-    place = checkpoint("qwen2")
-    for file in tokenizer_directory.iterdir():
-        shutil.copy(file, place)
-    return place
 
 
 def make(model, *more):
@@ -93,16 +83,3 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(
     with pytest.raises(ConfigError, match=message):
         rl.run(make("nowhere", change), output, resume=False)
     assert not output.exists()
-
-
-@pytest.mark.slow
-def test_answers_are_sampled_and_none_of_random_weights_is_right(model, tmp_path):
-    small = ["rules.samples=2", "rules.max_tokens=4", "engine.max_num_seqs=4"]
-    words = [f"model={model}", "problems=2", *small]
-    said = []
-    asked = settings.load("configs/reject.py", words)
-    assert rl.run_reject(asked, tmp_path, False, said.append)
-    assert said == ["kept 0 of 4 answers"]
-    assert (tmp_path / "kept.jsonl").read_text() == ""
-    with pytest.raises(ConfigError, match="--resume"):
-        rl.run_reject(asked, tmp_path, True)
