@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.steps = 100  # R1-Zero: 10,400
     config.save_every = 50
     config.keep = 2
+    config.dtype = "float32"  # of sampling and learning; the weights stay float32
     config.export_dtype = "bfloat16"
     config.rewards = dict(accuracy=1.0, format=0.1, language=0.0)  # R1: 1 each
     config.objective = dict(

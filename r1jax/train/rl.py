@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ from ml_collections import ConfigDict
 from r1jax.load import load
 from r1jax.problems import TASKS, draw
 from r1jax.quant import FLOATS
-from r1jax.sharding import make_mesh
 from r1jax.train import forward, grpo, optimizer, reject
 from r1jax.train.checkpoints import Checkpoints
 from r1jax.train.grpo import Learner, Policy, Settings
+from r1jax.train.interrupts import interrupts
 from r1jax.train.log import Log
-from r1jax.train.models import export, open_model
+from r1jax.train.models import describe, export
 from r1jax.train.objective import Objective
 from r1jax.train.rewards import weighed
 from r1jax.train.rollout import Prompt
-from r1jax.train.settings import among, at_least, in_common
+from r1jax.train.settings import COMPUTED, among, at_least, in_common
 from r1jax.train.state import State
 
 Say = Callable[[str], None]
@@ -40,13 +40,13 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
       say: Takes what is to be read.
 
     Returns:
-      True: all steps were done.
+      Whether all steps were done; False after Ctrl-C, which saves.
 
     Raises:
       R1jaxError: Something is wrong with the settings or the checkpoint.
     """
     at_least(settings, {"steps": 1, "save_every": 1, "keep": 1, "seed": 0})
-    among(settings, {"export_dtype": FLOATS})
+    among(settings, {"export_dtype": FLOATS, "dtype": COMPUTED})
     objective = Objective(**settings.objective)
     how = Settings(objective, **settings.sampling, seed=settings.seed)
     judge = weighed({k: v for k, v in settings.rewards.items() if v})
@@ -54,19 +54,19 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     draw(tasks, 1, settings.seed)  # refuses tasks that there are not
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
     tools = optimizer.build(choice)
-    model = open_model(settings.model, make_mesh(1, 1), False, settings.seed)
-    longest = max(how.widths)
-    llm = load(
-        settings.model, dtype="float32", max_model_len=longest, **settings.engine
-    )
-    policy, about = Policy.begin(model.params, tools), in_common(settings, _FREE)
+    config, source = describe(settings.model, mtp=False)
+    computed, longest = settings.dtype, max(how.widths)
+    llm = load(settings.model, dtype=computed, max_model_len=longest, **settings.engine)
+    policy = Policy.begin(forward.cast(llm.params, "float32"), tools)
+    about = in_common(settings, _FREE)
 
     def prompts(step: int) -> list[Prompt[Any]]:
         seed = settings.seed + 1_000_003 * (step + 1)
         return reject.ask(llm, draw(tasks, how.prompts, seed, split="train"))
 
     def score(params: Any, packed: Any) -> Any:
-        return forward.score(model.config, params, packed).logprobs
+        narrow = forward.cast(params, computed)
+        return forward.score(config, narrow, packed).logprobs
 
     learner = Learner(score, tools, objective, how.temperature)
     output.mkdir(parents=True, exist_ok=True)
@@ -81,21 +81,38 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
             saved.check_new()
         steps = grpo.train(llm, policy, learner, prompts, judge, how, settings.steps)
         with Log(output, settings.steps, policy.step) as log:
-            began = time.perf_counter()
-            for numbers in steps:
-                now = time.perf_counter()
-                step = int(numbers.pop("step"))
-                log.write(step, **numbers, seconds=now - began)
-                began = now
-                if step % settings.save_every == 0 or step == settings.steps:
-                    saved.save(_state(policy), about)
+            _take(steps, settings, log, lambda: saved.save(_state(policy), about))
             picture = log.close()
     if picture:
         say(f"drew {picture}")
+    if policy.step < settings.steps:
+        say(f"stopped and saved after step {policy.step}; --resume goes on")
+        return False
     dtype, now = settings.export_dtype, _state(policy)
-    place = export(model.config, model.source, now, None, output, dtype)
+    place = export(config, source, now, None, output, dtype)
     say(f"wrote {place}")
     return True
+
+
+def _take(
+    steps: Iterator[dict[str, float]],
+    settings: ConfigDict,
+    log: Log,
+    save: Callable[[], None],
+) -> None:
+    """Logs the steps as they are done, until the last or Ctrl-C; both are saved."""
+    began = time.perf_counter()
+    with interrupts() as stopped:
+        for numbers in steps:
+            now = time.perf_counter()
+            step = int(numbers.pop("step"))
+            log.write(step, **numbers, seconds=now - began)
+            began = now
+            ends = stopped()
+            if ends or step % settings.save_every == 0 or step == settings.steps:
+                save()
+            if ends:
+                break
 
 
 def _state(policy: Policy) -> State:

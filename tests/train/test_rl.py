@@ -1,5 +1,7 @@
 """Whole runs of reinforcement learning, begun, stopped and gone on with."""
 
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from r1jax.errors import ConfigError
 from r1jax.train import rl, settings
 from r1jax.train.log import read
 from r1jax.train.rewards import REWARDS
+from r1jax.weights.hf import HfCheckpoint
 
 
 def make(model, *more):
@@ -67,6 +70,33 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, tmp_path, monkey
     assert max(jax.tree.leaves(moved)) > 1e-5
 
 
+def test_ctrl_c_ends_after_the_step_and_resuming_goes_on(model, tmp_path, monkeypatch):
+    def train(llm, policy, learner, draw, judge, settings, steps):
+        while policy.step < steps:
+            policy.step += 1
+            if policy.step == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield {"step": policy.step, "reward": 0.5}
+
+    monkeypatch.setattr(rl.grpo, "train", train)
+    reads, read_params = [], HfCheckpoint.params
+
+    def params(self, *args, **more):
+        reads.append(self.path)
+        return read_params(self, *args, **more)
+
+    monkeypatch.setattr(HfCheckpoint, "params", params)
+    said = []
+    assert not rl.run(make(model), tmp_path, False, said.append)
+    assert len(reads) == 1
+    assert said[-1] == "stopped and saved after step 1; --resume goes on"
+    assert not (tmp_path / "hf-4").exists()
+    assert rl.run(make(model), tmp_path, True, said.append)
+    assert "goes on after step 1" in said
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert (tmp_path / "hf-4" / "tokenizer.json").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -74,6 +104,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, tmp_path, monkey
         ("tasks=('chess',)", "chess"),
         ("sampling.group=1", "group is 1"),
         ("objective.loss_agg='sum'", "loss_agg"),
+        ("dtype=float16", "dtype is 'float16'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(
