@@ -3,14 +3,17 @@
     python -m r1jax.train configs/grpo.py --set model=CHECKPOINT --output runs/grpo
 
 A toy's values, for a CPU; R1's stand beside them (arXiv 2501.12948 v2). The checkpoint
-must have learnt to answer already: rewards that are all 0 teach nothing.
+must have learnt to answer already: rewards that are all 0 teach nothing. Arguments:
+`full` moves all parameters, `lora` trains adapters: `configs/grpo.py:lora`.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(what: str = "full") -> ConfigDict:
     """Returns the settings of a run."""
+    if what not in ("full", "lora"):
+        raise ValueError(f"{what!r} is neither full nor lora")
     config = ConfigDict()
     config.kind = "grpo"
     config.model = ""  # a checkpoint with a tokenizer and a chat template
@@ -53,4 +56,6 @@ def get_config() -> ConfigDict:
         weight_decay=0.0,
         clip=1.0,
     )
+    kernels = ("q", "k", "v", "o", "gate_up", "down") if what == "lora" else ()
+    config.lora = dict(rank=16 if what == "lora" else 0, alpha=32.0, kernels=kernels)
     return config

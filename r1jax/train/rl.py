@@ -6,26 +6,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from r1jax.load import load
 from r1jax.problems import TASKS, draw
 from r1jax.quant import FLOATS
-from r1jax.train import forward, grpo, optimizer, reject
+from r1jax.train import forward, grpo, lora, optimizer, reject
 from r1jax.train.checkpoints import Checkpoints
-from r1jax.train.grpo import Learner, Policy, Settings
+from r1jax.train.grpo import Learner, Policy, Settings, Whole
 from r1jax.train.interrupts import interrupts
 from r1jax.train.log import Log
+from r1jax.train.lora import Lora
 from r1jax.train.models import describe, export
 from r1jax.train.objective import Objective
 from r1jax.train.rewards import weighed
 from r1jax.train.rollout import Prompt
 from r1jax.train.settings import COMPUTED, among, at_least, in_common
 from r1jax.train.state import State
+from r1jax.typing import PyTree
 
 Say = Callable[[str], None]
 
+_LEAST = {"steps": 1, "save_every": 1, "keep": 1, "seed": 0, "lora.rank": 0}
 # What a resumed run may have otherwise.
 _FREE = ("save_every", "keep", "export_dtype", "engine")
 
@@ -45,7 +49,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     Raises:
       R1jaxError: Something is wrong with the settings or the checkpoint.
     """
-    at_least(settings, {"steps": 1, "save_every": 1, "keep": 1, "seed": 0})
+    at_least(settings, _LEAST)
     among(settings, {"export_dtype": FLOATS, "dtype": COMPUTED})
     objective = Objective(**settings.objective)
     how = Settings(objective, **settings.sampling, seed=settings.seed)
@@ -54,10 +58,13 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     draw(tasks, 1, settings.seed)  # refuses tasks that there are not
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
     tools = optimizer.build(choice)
+    adapters = Lora(**settings.lora) if settings.lora.rank else None
+    muon = {"optimizer.name=muon": settings.optimizer.name == "muon"}
+    lora.refuse_with_adapters(adapters, muon)
     config, source = describe(settings.model, mtp=False)
     computed, longest = settings.dtype, max(how.widths)
     llm = load(settings.model, dtype=computed, max_model_len=longest, **settings.engine)
-    policy = Policy.begin(forward.cast(llm.params, "float32"), tools)
+    policy = _begin(forward.cast(llm.params, "float32"), tools, adapters, settings.seed)
     about = in_common(settings, _FREE)
 
     def prompts(step: int) -> list[Prompt[Any]]:
@@ -68,13 +75,17 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
         narrow = forward.cast(params, computed)
         return forward.score(config, narrow, packed).logprobs
 
-    learner = Learner(score, tools, objective, how.temperature)
+    learner = Learner(score, tools, objective, how.temperature, _whole(adapters))
     output.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(llm), Checkpoints(output, settings.keep) as saved:
         if resume:
             found = saved.restore(_state(policy), about)
             policy = Policy(
-                found.params, found.opt_state, found.reference, int(found.step)
+                found.params,
+                found.opt_state,
+                found.reference,
+                int(found.step),
+                found.base,
             )
             say(f"goes on after step {policy.step}")
         else:
@@ -89,9 +100,24 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
         say(f"stopped and saved after step {policy.step}; --resume goes on")
         return False
     dtype, now = settings.export_dtype, _state(policy)
-    place = export(config, source, now, None, output, dtype)
+    place = export(config, source, now, adapters, output, dtype)
     say(f"wrote {place}")
     return True
+
+
+def _begin(params: PyTree, tools: Any, adapters: Lora | None, seed: int) -> Policy:
+    """Starts from a model's parameters: all learn, or adapters on them."""
+    if adapters is None:
+        return Policy.begin(params, tools)
+    some = lora.init(params, adapters, jax.random.key(seed))
+    return Policy.begin(some, tools, params)
+
+
+def _whole(adapters: Lora | None) -> Whole:
+    """Returns what makes the model's parameters of those that learn and the frozen."""
+    if adapters is None:
+        return lambda params, base: params
+    return jax.jit(lambda params, base: lora.merge(base, params, adapters))
 
 
 def _take(
@@ -121,5 +147,5 @@ def _state(policy: Policy) -> State:
         policy.opt_state,
         jnp.int32(policy.step),
         policy.reference,
-        None,
+        policy.base,
     )

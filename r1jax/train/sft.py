@@ -218,18 +218,12 @@ def _check(settings: ConfigDict, adapters: Lora | None) -> None:
             "each device has equally many rows",
             "make data.rows a multiple of mesh.data",
         )
-    refused = {
+    moved = {
         "optimizer.name=muon": settings.optimizer.name == "muon",
         "loss.bias_speed": settings.loss.bias_speed != 0,
         "loss.mtp_weight": settings.loss.mtp_weight != 0,
     }
-    for name, there in refused.items():
-        if adapters is not None and there:
-            raise ConfigError(
-                f"{name} with adapters (lora.rank {adapters.rank})",
-                "it moves parameters that adapters leave frozen",
-                "leave it out, or set lora.rank to 0",
-            )
+    lora.refuse_with_adapters(adapters, moved)
 
 
 def _about(settings: ConfigDict, some: Sequence[Example]) -> dict[str, Any]:

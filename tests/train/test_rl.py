@@ -3,6 +3,7 @@
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,6 +69,28 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, tmp_path, monkey
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *ends)
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), ends[0], begin)
     assert max(jax.tree.leaves(moved)) > 1e-5
+
+
+@pytest.mark.slow(minutes=2)
+def test_adapters_learn_in_bfloat16_and_are_merged_when_written(
+    model, tmp_path, monkeypatch
+):
+    def low(task, completion):
+        return sum(t < 256 for t in completion.tokens) / len(completion.tokens)
+
+    monkeypatch.setitem(REWARDS, "accuracy", low)
+    words = ["dtype=bfloat16", "lora.rank=2", "lora.kernels=q,down", "steps=2"]
+    assert rl.run(make(model, *words), tmp_path, False)
+    lines = read(tmp_path / "metrics.jsonl")
+    assert all(0 < line["largest_mismatch"] < 0.3 for line in lines)
+    before, after = (r1jax.load(p).params for p in (model, tmp_path / "hf-2"))
+    flat = [dict(jax.tree_util.tree_leaves_with_path(p)) for p in (before, after)]
+    moved = {
+        jax.tree_util.keystr(path).split("'")[-4]
+        for path, leaf in flat[0].items()
+        if not np.array_equal(leaf.astype(jnp.bfloat16), flat[1][path])
+    }
+    assert moved == {"q", "down"}
 
 
 def test_ctrl_c_ends_after_the_step_and_resuming_goes_on(model, tmp_path, monkeypatch):
