@@ -41,7 +41,10 @@ EVALUATE = [
     "math-verify",
     "matplotlib",
 ]
-TRAIN = ["matplotlib"]  # draws what a run has logged
+TRAIN = [
+    "httpx",  # asks a teacher behind a URL
+    "matplotlib",  # draws what a run has logged
+]
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,

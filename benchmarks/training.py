@@ -68,7 +68,7 @@ class Ours:
         examples = [Example(row.tolist(), [1.0] * TOKENS) for row in numbers]
         packed = pack(examples, TOKENS)
         self._batch = jax.tree.map(lambda a: jnp.asarray(a)[None], packed)
-        loss = Loss("float32", False, unroll, 0.0, 0.0, 0.0)
+        loss = Loss("float32", False, unroll, 0.0, 0.0, 1.0, 0.0, 0.0, steps=10**6)
         step = state.make_step(config, loss, tools)
         options = state.compile_options()
         self._step = jax.jit(step, donate_argnums=0, compiler_options=options)

@@ -3,17 +3,18 @@
     python -m r1jax.train configs/grpo.py --set model=CHECKPOINT --output runs/grpo
 
 A toy's values, for a CPU; R1's stand beside them (arXiv 2501.12948 v2). The checkpoint
-must have learnt to answer already: rewards that are all 0 teach nothing. `nano` is what
-r1-nano was made by.
+must have learnt to answer already: rewards that are all 0 teach nothing. Arguments:
+`full` moves all parameters, `lora` trains adapters: `configs/grpo.py:lora`; `nano` is
+what r1-nano was made by.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config(what: str = "") -> ConfigDict:
+def get_config(what: str = "full") -> ConfigDict:
     """Returns the settings of a run."""
-    if what not in ("", "nano"):
-        raise ValueError(f"{what!r} is not nano")
+    if what not in ("full", "lora", "nano"):
+        raise ValueError(f"{what!r} is none of full, lora, nano")
     config = ConfigDict()
     config.kind = "grpo"
     config.model = ""  # a checkpoint with a tokenizer and a chat template
@@ -22,6 +23,7 @@ def get_config(what: str = "") -> ConfigDict:
     config.steps = 100  # R1-Zero: 10,400
     config.save_every = 50
     config.keep = 2
+    config.dtype = "float32"  # of sampling and learning; the weights stay float32
     config.export_dtype = "bfloat16"
     config.rewards = dict(accuracy=1.0, format=0.1, language=0.0)  # R1: 1 each
     config.objective = dict(
@@ -55,6 +57,8 @@ def get_config(what: str = "") -> ConfigDict:
         weight_decay=0.0,
         clip=1.0,
     )
+    kernels = ("q", "k", "v", "o", "gate_up", "down") if what == "lora" else ()
+    config.lora = dict(rank=16 if what == "lora" else 0, alpha=32.0, kernels=kernels)
     if what == "nano":
         config.steps, config.save_every = 20, 10
         config.tasks = ("subtract", "compare", "multiply", "two-step", "countdown")

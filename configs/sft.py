@@ -36,7 +36,10 @@ def get_config(what: str = "full") -> ConfigDict:
         dtype="float32",
         remat=False,
         unroll=False,
-        mtp_weight=0.0,
+        # The prediction layer's weight, and what it is from a share of the steps on.
+        mtp_weight=0.0,  # V3: 0.3
+        mtp_weight_later=0.0,  # V3: 0.1
+        mtp_later_from=1.0,  # never; V3: 0.68
         balance_weight=0.0,
         bias_speed=0.0,
     )

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import threading
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # With the TPU compiler installed JAX would look for a TPU. Tests that need a GPU are
@@ -16,6 +18,7 @@ from r1jax import parameters
 from r1jax.config import ModelConfig
 from r1jax.presets import preset
 from r1jax.typing import PyTree
+from sum_server import SumServer
 
 jax.config.update("jax_num_cpu_devices", 8)  # any test may use a mesh
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -65,6 +68,18 @@ def tiny():
 def tiny_params():
     """Gives a family's toy parameters, float32; the same ones each time."""
     return _params
+
+
+@pytest.fixture
+def sums() -> Iterator[SumServer]:
+    """Gives a running server of sums."""
+    server = SumServer()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture

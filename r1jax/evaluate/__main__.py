@@ -19,10 +19,11 @@ from r1jax.engine.types import SamplingParams
 from r1jax.errors import ConfigError, R1jaxError
 from r1jax.evaluate import report, sandbox
 from r1jax.evaluate.maths import Judges
-from r1jax.evaluate.models import AskError, InProcess, Model, Remote, Sampling
+from r1jax.evaluate.models import InProcess, Model
 from r1jax.evaluate.run import Plan, check_plan, evaluate
 from r1jax.evaluate.tasks import TASKS, Task, load_task
 from r1jax.load import load
+from r1jax.remote import AskError, Remote, Sampling
 
 _FAILED, _BAD_INPUT = 1, 2  # exit codes: samples did not come; what the user can mend
 _INTERRUPTED = 128 + signal.SIGINT

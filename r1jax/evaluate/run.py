@@ -21,9 +21,10 @@ from r1jax.evaluate.estimates import (
     pass_at_k,
 )
 from r1jax.evaluate.grading import Grade, grade
-from r1jax.evaluate.models import AskError, Model, Sampling
+from r1jax.evaluate.models import Model
 from r1jax.evaluate.samples import Ledger, Sample, seed_of
 from r1jax.evaluate.tasks import Item, Task
+from r1jax.remote import AskError, Sampling
 
 _MOST_FAILURES = 5  # questions without an answer; then no more are asked
 

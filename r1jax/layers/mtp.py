@@ -45,20 +45,31 @@ def look_ahead(
     Returns:
       The layer's state [T, D] (of `last`, [B, D]) for `head`, and the context.
     """
+    x = join(config, params, hidden, following)
+    block: Any = Block(config, with_experts=True)
+    out: tuple[Array, Context | None] = block.apply(
+        {"params": params["block"]}, x, turn, context, last
+    )
+    return out
+
+
+def join(
+    config: ModelConfig,
+    params: PyTree,
+    hidden: Float[Array, "T D"],
+    following: Int[Array, " T"],
+) -> Float[Array, "T D"]:
+    """Returns what the layer's block begins with; the arguments are `look_ahead`'s."""
     embedded = params["embed"]["embedding"][following]
     both = [
         _norm(config, params["embed_norm"], embedded),
         _norm(config, params["hidden_norm"], hidden),
     ]
     shape = (2 * config.width, config.width)
-    projection = Projection(shape, ("embed_pair", "embed"))
+    projection: Any = Projection(shape, ("embed_pair", "embed"))
     joined = jnp.concatenate(both, axis=-1)
-    x = projection.apply({"params": params["projection"]}, joined)
-    block: Any = Block(config, with_experts=True)
-    out: tuple[Array, Context | None] = block.apply(
-        {"params": params["block"]}, x, turn, context, last
-    )
-    return out
+    x: Array = projection.apply({"params": params["projection"]}, joined)
+    return x
 
 
 @typechecked

@@ -1,15 +1,18 @@
 """Trains: `python -m r1jax.train configs/sft.py --set model=... --output DIR`."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from r1jax.command import Parser
 from r1jax.errors import ConfigError, R1jaxError
-from r1jax.train import rl, settings, sft
+from r1jax.train import rejecting, rl, settings, sft
 
 _BAD_INPUT = 2  # the exit code for what the user can put right
-KINDS = {"sft": sft.run, "grpo": rl.run, "reject": rl.run_reject}
+_INTERRUPTED = 128 + signal.SIGINT
+KINDS = {"sft": sft.run, "grpo": rl.run, "reject": rejecting.run}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "use the settings of one of them",
             )
         done = KINDS[config.kind](config, args.output, args.resume)
-        return 0 if done else 130
+        return 0 if done else _INTERRUPTED
     except R1jaxError as error:
         sys.stderr.write(f"{error}\n")
         return _BAD_INPUT
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
 
 
 def _parser() -> Parser:
@@ -50,4 +53,8 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == _INTERRUPTED:
+        sys.stdout.flush()
+        os._exit(code)  # Python would wait for threads that wait for a teacher
+    sys.exit(code)

@@ -13,6 +13,27 @@ from r1jax.train.state import State
 DIRECTORY = "checkpoints"
 
 
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
+    """Checks that a run is the one that is to go on.
+
+    Args:
+      before: What was kept of it.
+      now: The same of this one.
+      place: Where the former was found.
+
+    Raises:
+      CheckpointError: They differ; names what does.
+    """
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise CheckpointError(
+                f"{name} is {now.get(name)!r}, and was {before.get(name)!r} in {place}",
+                "a resumed run must see the same data and settings to end as if it "
+                "had not stopped",
+                "give the settings that the run began with, or another --output",
+            )
+
+
 class Checkpoints:
     """The newest states of a run, in `OUTPUT/checkpoints`."""
 
@@ -78,16 +99,7 @@ class Checkpoints:
         saved = self._manager.restore(
             step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
         )["run"]
-        differs = [k for k in {*saved, *run} if saved.get(k) != run.get(k)]
-        if differs:
-            name = sorted(differs)[0]
-            raise CheckpointError(
-                f"{name} is {run.get(name)!r}, and was "
-                f"{saved.get(name)!r} in {self.path}",
-                "a resumed run must see the same data and settings to end as if it "
-                "had not stopped",
-                "give the settings that the run began with, or another --output",
-            )
+        check_same(saved, run, self.path)
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         found: State = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))

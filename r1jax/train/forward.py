@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from r1jax import model, parameters
 from r1jax.config import ModelConfig
 from r1jax.layers import mtp
+from r1jax.layers.block import Block
 from r1jax.layers.norm import RmsNorm
 from r1jax.layers.packed import Rows
 from r1jax.layers.rope import Rotation, rotation
 from r1jax.train.batch import Packed
-from r1jax.typing import Array, Float, PyTree
+from r1jax.typing import Array, Bool, Float, PyTree
 
 BLOCK = 2**22  # logits that stand at once, float32: 16 MB
 
@@ -43,6 +44,23 @@ class Scores:
     balance: Float[Array, ""]
 
 
+@flax.struct.dataclass
+class Ahead:
+    """What the prediction layer makes of a batch.
+
+    Attributes:
+      logprobs: Of each token from two before it, float32 [B, S]; 0 for a sequence's
+        first two tokens and padding.
+      loads: Tokens routed to each expert, float32 [1, E]. A sequence's last token,
+        behind which there is nothing to look ahead from, is not counted.
+      balance: As in `Scores`, of this layer.
+    """
+
+    logprobs: Float[Array, "B S"]
+    loads: Float[Array, "1 E"]
+    balance: Float[Array, ""]
+
+
 def score(
     config: ModelConfig,
     params: PyTree,
@@ -64,13 +82,14 @@ def score(
     packed = jax.tree.map(jnp.asarray, packed)
     x = params["embed"]["embedding"][packed.tokens.reshape(-1)]
     turn, rows = _turn(config, packed), Rows(packed.segments)
+    real = packed.segments > 0
     loads, balance = jnp.zeros((0, 0)), jnp.zeros(())
     for group in model.group_sizes(config):
         block = model.group_block(config, group)
 
         def layer(x: Array, p: PyTree, block: Any = block) -> tuple[Array, PyTree]:
             out: Any = block.apply({"params": p}, x, turn, rows, mutable=["choices"])
-            return out[0][0], _tally(config, out[1].get("choices", {}), packed)
+            return out[0][0], _tally(config, out[1].get("choices", {}), real)
 
         step = jax.checkpoint(layer) if remat else layer
         x, tallies = jax.lax.scan(step, x, params[group], unroll=unroll)
@@ -81,7 +100,7 @@ def score(
     kernel = head["kernel"] if head else params["embed"]["embedding"].T
     targets = jnp.roll(packed.tokens, -1, axis=1)
     following = token_logprobs(hidden, kernel, targets.reshape(-1))
-    predicted = (packed.segments > 0) & (packed.positions > 0)
+    predicted = real & (packed.positions > 0)
     logprobs, hits = (
         jnp.where(predicted, jnp.roll(f.reshape(predicted.shape), 1, axis=1), 0.0)
         for f in following
@@ -92,28 +111,33 @@ def score(
 
 def score_ahead(
     config: ModelConfig, params: PyTree, packed: Packed, hidden: Float[Array, "B S D"]
-) -> Float[Array, "B S"]:
-    """Returns the prediction layer's log-probability of each token, from two before it.
+) -> Ahead:
+    """Runs the prediction layer over a batch.
 
     The multi-token-prediction layer of arXiv 2412.19437, section 2.2; equal to
-    `model.mtp_forward` on each sequence alone. 0 for a sequence's first two tokens.
+    `model.mtp_forward` on each sequence alone.
+
+    Args:
+      config: The model.
+      params: As in `score`.
+      packed: The batch.
+      hidden: The model's normed hidden states of it.
     """
     packed = jax.tree.map(jnp.asarray, packed)
     layer = jax.tree.map(lambda a: a[0], params["mtp"])
     following = jnp.roll(packed.tokens, -1, axis=1).reshape(-1)
-    state, _ = mtp.look_ahead(
-        config,
-        layer,
-        hidden.reshape(following.size, -1),
-        following,
-        _turn(config, packed),
-        Rows(packed.segments),
-    )
-    normed = _norm(config, layer["head_norm"], state)
+    x = mtp.join(config, layer, hidden.reshape(following.size, -1), following)
+    block: Any = Block(config, with_experts=True)
+    turn, rows = _turn(config, packed), Rows(packed.segments)
+    out = block.apply({"params": layer["block"]}, x, turn, rows, mutable=["choices"])
+    follows = jnp.roll(packed.positions, -1, axis=1) == packed.positions + 1
+    loads, balance = _tally(config, out[1]["choices"], follows)
+    normed = _norm(config, layer["head_norm"], out[0][0])
     targets = jnp.roll(packed.tokens, -2, axis=1).reshape(-1)
     ahead, _ = token_logprobs(normed, layer["lm_head"]["kernel"], targets)
     ahead = jnp.roll(ahead.reshape(packed.tokens.shape), 2, axis=1)
-    return jnp.where((packed.segments > 0) & (packed.positions > 1), ahead, 0.0)
+    predicted = (packed.segments > 0) & (packed.positions > 1)
+    return Ahead(jnp.where(predicted, ahead, 0.0), loads[None], balance)
 
 
 def token_logprobs(
@@ -160,14 +184,17 @@ def _turn(config: ModelConfig, packed: Packed) -> Rotation:
     return rotation(attention.rope, attention.rotating_dim, positions)
 
 
-def _tally(config: ModelConfig, choices: PyTree, packed: Packed) -> Any:
-    """Returns a layer's loads [E] and its balance loss; None without experts."""
+def _tally(config: ModelConfig, choices: PyTree, counts: Bool[Array, "B S"]) -> Any:
+    """Returns a layer's loads [E] and its balance loss; None without experts.
+
+    Only tokens that `counts` marks are counted.
+    """
     if "moe" not in choices:
         return None
     assert config.moe is not None
     experts, per_token = config.moe.experts, config.moe.experts_per_token
-    router, shape = choices["moe"]["router"], packed.tokens.shape
-    real = (packed.segments > 0).astype(jnp.float32)
+    router, shape = choices["moe"]["router"], counts.shape
+    real = counts.astype(jnp.float32)
     hits = jax.nn.one_hot(router["chosen"], experts).sum(axis=1)
     hits = hits.reshape(*shape, experts) * real[..., None]
     shares = router["scores"] / router["scores"].sum(axis=1, keepdims=True)

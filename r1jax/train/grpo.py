@@ -31,6 +31,7 @@ from r1jax.train.state import compile_options
 from r1jax.typing import Array, PyTree
 
 Score = Callable[[PyTree, Packed], Array]
+Whole = Callable[[PyTree, PyTree], PyTree]
 Asked = TypeVar("Asked")
 
 
@@ -88,7 +89,8 @@ class Settings:
 class Learner:
     """The compiled computations of an update.
 
-    `score` is the model: log-probabilities [R, W] of a batch's tokens.
+    `score` is the model: log-probabilities [R, W] of a batch's tokens. `whole` makes
+    the model's parameters of what learns and of what is frozen; by default all learn.
     """
 
     def __init__(
@@ -97,15 +99,18 @@ class Learner:
         optimizer: optax.GradientTransformation,
         objective: Objective,
         temperature: float = 1.0,
+        whole: Whole = lambda params, base: params,
     ) -> None:
         """Compiles when first asked, once for each width of rows."""
 
-        def logprobs(params: PyTree, packed: Packed) -> Array:
-            return score(tempered(params, temperature), packed)
+        def logprobs(params: PyTree, base: PyTree, packed: Packed) -> Array:
+            return score(tempered(whole(params, base), temperature), packed)
 
-        def of(params: PyTree, rows: Rows, reference: Array | None) -> Any:
+        def of(
+            params: PyTree, base: PyTree, rows: Rows, reference: Array | None
+        ) -> Any:
             return loss(
-                logprobs(params, rows.packed),
+                logprobs(params, base, rows.packed),
                 rows.old,
                 reference,
                 rows.advantages,
@@ -118,7 +123,7 @@ class Learner:
             change, state = optimizer.update(slope, state, params)
             return optax.apply_updates(params, change), state, optax.tree.norm(slope)
 
-        self._objective = objective
+        self._objective, self.whole = objective, whole
         options = compile_options()
         self._logprobs = jax.jit(logprobs, compiler_options=options)
         slope = jax.value_and_grad(of, has_aux=True)
@@ -126,17 +131,20 @@ class Learner:
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._apply = jax.jit(apply, donate_argnums=(0, 1))
 
-    def references(self, params: PyTree, chunks: Sequence[Rows]) -> list[Array | None]:
+    def references(
+        self, params: PyTree, base: PyTree, chunks: Sequence[Rows]
+    ) -> list[Array | None]:
         """Returns the reference's log-probabilities, None where nothing asks."""
         if not self._objective.beta:
             return [None] * len(chunks)
-        return [self._logprobs(params, rows.packed) for rows in chunks]
+        return [self._logprobs(params, base, rows.packed) for rows in chunks]
 
     def update(
         self,
         params: PyTree,
         state: PyTree,
         reference: PyTree,
+        base: PyTree,
         chunks: Sequence[Rows],
     ) -> tuple[PyTree, PyTree, dict[str, float]]:
         """Learns from one minibatch; `params` and `state` are donated.
@@ -147,9 +155,9 @@ class Learner:
           of sampling, and "slope", the gradient's norm.
         """
         total: Any = None
-        known = self.references(reference, chunks)
+        known = self.references(reference, base, chunks)
         for rows, ref in zip(chunks, known, strict=True):
-            (value, sums), slope = self._slope(params, rows, ref)
+            (value, sums), slope = self._slope(params, base, rows, ref)
             largest = sums.pop("largest")
             part = (slope, sums | {"loss": value})
             if total is None:
@@ -179,22 +187,29 @@ class Policy:
     """What a run carries from step to step; all of it belongs into a checkpoint.
 
     Attributes:
-      params: The weights that learn, float32.
+      params: The weights that learn, float32: all of them, or adapters (`lora.init`).
       opt_state: The optimizer's.
       reference: A snapshot that the divergence is taken from.
       step: Steps done.
+      base: The frozen weights under adapters; None where all learn.
     """
 
     params: PyTree
     opt_state: PyTree
     reference: PyTree
     step: int = 0
+    base: PyTree = None
 
     @classmethod
-    def begin(cls, params: PyTree, optimizer: optax.GradientTransformation) -> "Policy":
+    def begin(
+        cls,
+        params: PyTree,
+        optimizer: optax.GradientTransformation,
+        base: PyTree = None,
+    ) -> "Policy":
         """Starts from weights, which are copied: updates donate their own."""
         own, reference = _copy(params), _copy(params)
-        return cls(own, optimizer.init(own), reference)
+        return cls(own, optimizer.init(own), reference, base=base)
 
 
 def train(
@@ -210,7 +225,8 @@ def train(
 
     The engine has the newest weights after the last step. Nothing runs while this
     generator waits, so a caller may save between steps, or bind `policy.params` and
-    evaluate; who binds other weights need not bind these again.
+    evaluate; who binds other weights need not bind these again. Of adapters the engine
+    has the merged weights.
 
     Args:
       llm: Samples; it is bound to the policy before every step.
@@ -223,7 +239,9 @@ def train(
     """
     while policy.step < steps:
         prompts = draw(policy.step)
-        llm.bind(tempered(policy.params, settings.temperature))
+        whole = learner.whole(policy.params, policy.base)
+        llm.bind(tempered(whole, settings.temperature))
+        del whole  # the engine has its own form of it
         groups = sample(
             llm,
             prompts,
@@ -238,7 +256,7 @@ def train(
         if settings.refresh and policy.step % settings.refresh == 0:
             policy.reference = _copy(policy.params)
         yield {"step": policy.step, **numbers}
-    llm.bind(policy.params)
+    llm.bind(learner.whole(policy.params, policy.base))
 
 
 def _learn(
@@ -271,7 +289,7 @@ def _learn(
             own = np.array([chosen[i][1] for i in part], np.float32)
             chunks = arrange(mine, own, scale, settings.widths, settings.tokens_at_once)
             policy.params, policy.opt_state, now = learner.update(
-                policy.params, policy.opt_state, policy.reference, chunks
+                policy.params, policy.opt_state, policy.reference, policy.base, chunks
             )
             seen.append(now)
     if seen:

@@ -1,6 +1,7 @@
 """Low-rank adapters (arXiv 2106.09685): W + alpha / rank * A B, with W frozen."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,38 @@ class Lora:
     rank: int
     alpha: float
     kernels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses to adapt nothing.
+
+        Raises:
+          ConfigError: Names the setting.
+        """
+        if self.rank and not self.kernels:
+            raise ConfigError(
+                f"lora.rank is {self.rank} and lora.kernels is empty",
+                "no projection would be adapted, and nothing learnt",
+                "name some, such as lora.kernels=q,v,gate_up,down",
+            )
+
+
+def refuse_with_adapters(adapters: Lora | None, moved: Mapping[str, bool]) -> None:
+    """Refuses settings that move what adapters leave frozen.
+
+    Args:
+      adapters: None where all parameters learn.
+      moved: By the settings' names, whether they are in use.
+
+    Raises:
+      ConfigError: Names the setting.
+    """
+    for name, there in moved.items():
+        if adapters is not None and there:
+            raise ConfigError(
+                f"{name} with adapters (lora.rank {adapters.rank})",
+                "it moves parameters that adapters leave frozen",
+                "leave it out, or set lora.rank to 0",
+            )
 
 
 def init(params: PyTree, settings: Lora, key: Array) -> PyTree:

@@ -1,22 +1,19 @@
-"""Rejection sampling: a model's own right answers, to learn from again.
+"""Rejection sampling: which answers of a model are kept, to learn from.
 
 arXiv 2501.12948, section 2.3.3: several answers to a question, of which those are kept
 that are right and readable. The lines that are written are what fine-tuning reads, so
 the same makes a teacher's answers a student's lessons (section 2.4).
 """
 
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from r1jax.errors import ConfigError
 from r1jax.llm import LLM
 from r1jax.text.reasoning import CLOSE, prompt_opens_thinking, split
 from r1jax.train.rewards import Task, accuracy, form, language
-from r1jax.train.rollout import Completion, Prompt, sample, tempered
+from r1jax.train.rollout import Completion, Ended, Prompt, each_ended, tempered
 from r1jax.typing import PyTree
 
 
@@ -65,47 +62,63 @@ def ask(llm: LLM, tasks: Iterable[Task]) -> list[Prompt[Task]]:
     return prompts
 
 
-def keep(
+def answers(
     llm: LLM,
     params: PyTree,
-    prompts: Sequence[Prompt[Task]],
+    prompts: Mapping[int, Prompt[Task]],
     rules: Rules,
     seed: int = 0,
-) -> Iterator[tuple[Task, list[Completion]]]:
-    """Yields each task with its answers that were kept, perhaps none; equal ones once.
+) -> Ended:
+    """Samples answers to each prompt.
 
     Args:
-      llm: Samples; afterwards it is bound to `params`.
+      llm: Samples; bound to `params` when all have ended.
       params: Its weights.
-      prompts: What is asked.
-      rules: What is kept.
+      prompts: What is asked, by numbers of the caller's.
+      rules: How many answers, and how they are sampled.
       seed: Of the sampling.
+
+    Yields:
+      As `rollout.each_ended`.
     """
     llm.bind(tempered(params, rules.temperature))
-    try:
-        groups = sample(
-            llm,
-            prompts,
-            lambda task, completion: _judge(task, completion, rules),
-            group=rules.samples,
-            max_tokens=rules.max_tokens,
-            seed=seed,
-        )
-    finally:
-        llm.bind(params)
-    for prompt, group in zip(prompts, groups, strict=True):
-        good = {j.completion.text: j.completion for j in group if j.rewards["reward"]}
-        shortest = sorted(good.values(), key=lambda c: len(c.tokens))
-        yield prompt.task, shortest[: rules.keep or None]
+    size, most = rules.samples, rules.max_tokens
+    yield from each_ended(llm, prompts, group=size, max_tokens=most, seed=seed)
+    llm.bind(params)
 
 
-def _judge(task: Task, completion: Completion, rules: Rules) -> dict[str, float]:
-    good = (
+def whole_groups(
+    ended: Iterable[tuple[int, int, Completion]], size: int
+) -> Iterator[tuple[int, list[Completion]]]:
+    """Yields each question's number with its answers in order, when all have ended."""
+    groups: dict[int, dict[int, Completion]] = {}
+    for number, place, completion in ended:
+        group = groups.setdefault(number, {})
+        group[place] = completion
+        if len(group) == size:
+            del groups[number]
+            yield number, [group[g] for g in range(size)]
+
+
+def keep(
+    task: Task, group: Iterable[Completion], rules: Rules
+) -> list[list[dict[str, Any]]]:
+    """Returns answers to keep as conversations, the shortest first; equal ones once.
+
+    Raises:
+      ConfigError: The question's language is not known.
+    """
+    good = {c.text: c for c in group if _is_good(task, c, rules)}
+    shortest = sorted(good.values(), key=lambda c: len(c.text))
+    return [as_messages(task, c) for c in shortest[: rules.keep or None]]
+
+
+def _is_good(task: Task, completion: Completion, rules: Rules) -> bool:
+    return bool(
         form(task, completion)
         and accuracy(task, completion)
         and language(task, completion) >= rules.language
     )
-    return {"reward": float(good)}
 
 
 def as_messages(task: Task, completion: Completion) -> list[dict[str, Any]]:
@@ -120,39 +133,3 @@ def as_messages(task: Task, completion: Completion) -> list[dict[str, Any]]:
             "content": content.strip(),
         },
     ]
-
-
-def write(
-    path: str | os.PathLike[str], kept: Iterable[tuple[Task, list[Completion]]]
-) -> int:
-    """Writes kept answers as JSON lines of messages; the file is there when complete.
-
-    Returns:
-      How many lines.
-
-    Raises:
-      ConfigError: The file exists, or cannot be written.
-    """
-    path = Path(path)
-    if path.exists():
-        raise ConfigError(
-            f"{path} exists",
-            "it may hold answers that took long to sample",
-            "name another file, or move it away",
-        )
-    partial, count = path.with_name(path.name + ".partial"), 0
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for task, answers in kept:
-                for answer in answers:
-                    line = {"messages": as_messages(task, answer)}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    count += 1
-    except OSError as error:
-        raise ConfigError(
-            f"{partial} cannot be written",
-            str(error),
-            "make room, or name a file in a folder that can be written to",
-        ) from error
-    partial.replace(path)
-    return count

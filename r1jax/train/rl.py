@@ -1,31 +1,37 @@
 """A run of reinforcement learning: from a checkpoint to a checkpoint."""
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from r1jax.errors import ConfigError
 from r1jax.load import load
 from r1jax.problems import TASKS, draw
 from r1jax.quant import FLOATS
-from r1jax.sharding import make_mesh
-from r1jax.train import forward, grpo, optimizer, reject, sft
+from r1jax.train import forward, grpo, lora, optimizer, reject
 from r1jax.train.checkpoints import Checkpoints
-from r1jax.train.grpo import Learner, Policy, Settings
+from r1jax.train.grpo import Learner, Policy, Settings, Whole
+from r1jax.train.interrupts import interrupts
 from r1jax.train.log import Log
+from r1jax.train.lora import Lora
+from r1jax.train.models import describe, export
 from r1jax.train.objective import Objective
 from r1jax.train.rewards import weighed
 from r1jax.train.rollout import Prompt
-from r1jax.train.settings import among, at_least
+from r1jax.train.settings import COMPUTED, among, at_least, in_common
 from r1jax.train.state import State
+from r1jax.typing import PyTree
 
 Say = Callable[[str], None]
+
+_LEAST = {"steps": 1, "save_every": 1, "keep": 1, "seed": 0, "lora.rank": 0}
+# What a resumed run may have otherwise.
+_FREE = ("save_every", "keep", "export_dtype", "engine")
 
 
 def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> bool:
@@ -38,13 +44,13 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
       say: Takes what is to be read.
 
     Returns:
-      True: all steps were done.
+      Whether all steps were done; False after Ctrl-C, which saves.
 
     Raises:
       R1jaxError: Something is wrong with the settings or the checkpoint.
     """
-    at_least(settings, {"steps": 1, "save_every": 1, "keep": 1, "seed": 0})
-    among(settings, {"export_dtype": FLOATS})
+    at_least(settings, _LEAST)
+    among(settings, {"export_dtype": FLOATS, "dtype": COMPUTED})
     objective = Objective(**settings.objective)
     how = Settings(objective, **settings.sampling, seed=settings.seed)
     judge = weighed({k: v for k, v in settings.rewards.items() if v})
@@ -52,90 +58,87 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     draw(tasks, 1, settings.seed)  # refuses tasks that there are not
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
     tools = optimizer.build(choice)
-    model = sft.open_model(settings.model, make_mesh(1, 1), None, settings.seed)
-    longest = max(how.widths)
-    llm = load(
-        settings.model, dtype="float32", max_model_len=longest, **settings.engine
-    )
-    # What looks ahead does not take part: it stays as it is, and is written again.
-    learning = {k: v for k, v in model.params.items() if k != "mtp"}
-    policy, about = Policy.begin(learning, tools), _about(settings)
+    adapters = Lora(**settings.lora) if settings.lora.rank else None
+    muon = {"optimizer.name=muon": settings.optimizer.name == "muon"}
+    lora.refuse_with_adapters(adapters, muon)
+    config, source = describe(settings.model, mtp=False)
+    computed, longest = settings.dtype, max(how.widths)
+    llm = load(settings.model, dtype=computed, max_model_len=longest, **settings.engine)
+    policy = _begin(forward.cast(llm.params, "float32"), tools, adapters, settings.seed)
+    about = in_common(settings, _FREE)
 
     def prompts(step: int) -> list[Prompt[Any]]:
         seed = settings.seed + 1_000_003 * (step + 1)
         return reject.ask(llm, draw(tasks, how.prompts, seed, split="train"))
 
     def score(params: Any, packed: Any) -> Any:
-        return forward.score(model.config, params, packed).logprobs
+        narrow = forward.cast(params, computed)
+        return forward.score(config, narrow, packed).logprobs
 
-    learner = Learner(score, tools, objective, how.temperature)
+    learner = Learner(score, tools, objective, how.temperature, _whole(adapters))
     output.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(llm), Checkpoints(output, settings.keep) as saved:
         if resume:
             found = saved.restore(_state(policy), about)
             policy = Policy(
-                found.params, found.opt_state, found.reference, int(found.step)
+                found.params,
+                found.opt_state,
+                found.reference,
+                int(found.step),
+                found.base,
             )
             say(f"goes on after step {policy.step}")
         else:
             saved.check_new()
         steps = grpo.train(llm, policy, learner, prompts, judge, how, settings.steps)
         with Log(output, settings.steps, policy.step) as log:
-            began = time.perf_counter()
-            for numbers in steps:
-                now = time.perf_counter()
-                step = int(numbers.pop("step"))
-                log.write(step, **numbers, seconds=now - began)
-                began = now
-                if step % settings.save_every == 0 or step == settings.steps:
-                    saved.save(_state(policy), about)
+            _take(steps, settings, log, lambda: saved.save(_state(policy), about))
             picture = log.close()
     if picture:
         say(f"drew {picture}")
-    last = _state(policy)
-    last = dataclasses.replace(last, params=model.params | last.params)
-    place = sft.export(model, last, None, output, settings)
+    if policy.step < settings.steps:
+        say(f"stopped and saved after step {policy.step}; --resume goes on")
+        return False
+    dtype, now = settings.export_dtype, _state(policy)
+    place = export(config, source, now, adapters, output, dtype, untrained=True)
     say(f"wrote {place}")
     return True
 
 
-def run_reject(
-    settings: ConfigDict, output: Path, resume: bool, say: Say = print
-) -> bool:
-    """Writes a model's own right answers to `kept.jsonl` in a directory.
+def _begin(params: PyTree, tools: Any, adapters: Lora | None, seed: int) -> Policy:
+    """Starts from a model's parameters: all learn, or adapters on them."""
+    if adapters is None:
+        return Policy.begin(params, tools)
+    some = lora.init(params, adapters, jax.random.key(seed))
+    return Policy.begin(some, tools, params)
 
-    Args:
-      settings: As in configs/reject.py.
-      output: The directory.
-      resume: Refused: one sampling is one piece.
-      say: Takes what is to be read.
 
-    Returns:
-      True: the file is whole.
+def _whole(adapters: Lora | None) -> Whole:
+    """Returns what makes the model's parameters of those that learn and the frozen."""
+    if adapters is None:
+        return lambda params, base: params
+    return jax.jit(lambda params, base: lora.merge(base, params, adapters))
 
-    Raises:
-      R1jaxError: Something is wrong with the settings or the model.
-    """
-    if resume:
-        raise ConfigError(
-            "--resume with rejection sampling",
-            "its answers are written when all are there",
-            "leave it out, and name another --output",
-        )
-    at_least(settings, {"problems": 1, "seed": 0})
-    rules = reject.Rules(**settings.rules)
-    tasks = tuple(settings.tasks) or TASKS
-    problems = draw(tasks, settings.problems, settings.seed, split="train")
-    llm = load(settings.model, **settings.engine)
-    try:
-        prompts = reject.ask(llm, problems)
-        output.mkdir(parents=True, exist_ok=True)
-        kept = reject.keep(llm, llm.params, prompts, rules, settings.seed)
-        count = reject.write(output / "kept.jsonl", kept)
-    finally:
-        llm.close()
-    say(f"kept {count} of {len(problems) * rules.samples} answers")
-    return True
+
+def _take(
+    steps: Iterator[dict[str, float]],
+    settings: ConfigDict,
+    log: Log,
+    save: Callable[[], None],
+) -> None:
+    """Logs the steps as they are done, until the last or Ctrl-C; both are saved."""
+    began = time.perf_counter()
+    with interrupts() as stopped:
+        for numbers in steps:
+            now = time.perf_counter()
+            step = int(numbers.pop("step"))
+            log.write(step, **numbers, seconds=now - began)
+            began = now
+            ends = stopped()
+            if ends or step % settings.save_every == 0 or step == settings.steps:
+                save()
+            if ends:
+                break
 
 
 def _state(policy: Policy) -> State:
@@ -144,11 +147,5 @@ def _state(policy: Policy) -> State:
         policy.opt_state,
         jnp.int32(policy.step),
         policy.reference,
-        None,
+        policy.base,
     )
-
-
-def _about(settings: ConfigDict) -> dict[str, Any]:
-    """Says what a resumed run must have in common with its beginning."""
-    free = ("save_every", "keep", "export_dtype", "engine")
-    return {k: repr(v) for k, v in settings.to_dict().items() if k not in free}

@@ -4,9 +4,10 @@ The engine has the trainer's own weights (`LLM.bind`), so the log-probabilities 
 reports are those that training starts from, but for rounding.
 """
 
+import contextlib
 import hashlib
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -42,6 +43,10 @@ class Completion:
     logprobs: tuple[float, ...]
     text: str
     finish: str
+
+
+# Answers as they end: the prompt's number, the place in its group, the answer.
+Ended = Generator[tuple[int, int, Completion], None, None]
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,10 @@ def sample(
     max_tokens: int,
     seed: int,
 ) -> list[list[Judged]]:
-    """Samples answers to each prompt at temperature 1 from the whole vocabulary.
-
-    Prompts of a group share their full pages through the prefix cache. Each answer is
-    judged when it ends, while the others go on.
+    """Samples answers to each prompt, and judges each while the others go on.
 
     Args:
-      llm: Bound to the weights, `tempered` if need be.
+      llm: As in `each_ended`, like the rest.
       prompts: What is asked.
       judge: Gives an answer's rewards; "reward" among them.
       group: Answers to each prompt.
@@ -102,43 +104,78 @@ def sample(
       RequestError: The engine cannot take a prompt.
       RuntimeError: The engine failed.
     """
-    ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-    events: list[list[list[Event]]] = [[[] for _ in range(group)] for _ in prompts]
+    judged: dict[tuple[int, int], Judged] = {}
+    numbered = dict(enumerate(prompts))
+    ended = each_ended(llm, numbered, group=group, max_tokens=max_tokens, seed=seed)
+    with contextlib.closing(ended):
+        for i, g, completion in ended:
+            rewards = judge(prompts[i].task, completion)
+            judged[i, g] = Judged(completion, rewards)
+    return [[judged[i, g] for g in range(group)] for i in range(len(prompts))]
 
-    def hear(i: int, g: int) -> Callable[[Event], None]:
+
+def each_ended(
+    llm: LLM,
+    prompts: Mapping[int, Prompt[Asked]],
+    *,
+    group: int,
+    max_tokens: int,
+    seed: int,
+) -> Ended:
+    """Samples answers at temperature 1 from the whole vocabulary.
+
+    Prompts of a group share their full pages through the prefix cache. Who leaves the
+    generator cancels what runs.
+
+    Args:
+      llm: Bound to the weights, `tempered` if need be.
+      prompts: What is asked, by numbers of the caller's.
+      group: Answers to each prompt.
+      max_tokens: Most tokens of an answer.
+      seed: With a prompt's number it decides its answers, however they were batched.
+
+    Yields:
+      Each answer when it ends, behind its prompt's number and its place in the group.
+
+    Raises:
+      RequestError: The engine cannot take a prompt.
+      RuntimeError: The engine failed.
+    """
+    ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+    events: dict[tuple[int, int], list[Event]] = {
+        (i, g): [] for i in prompts for g in range(group)
+    }
+
+    def hear(at: tuple[int, int]) -> Callable[[Event], None]:
         def on_event(event: Event) -> None:
-            events[i][g].append(event)
+            events[at].append(event)
             if event.finish:
-                ended.put((i, g))
+                ended.put(at)
 
         return on_event
 
     numbers = []
     try:
-        for i, prompt in enumerate(prompts):
-            for g in range(group):
-                how = SamplingParams(
-                    temperature=1.0,
-                    top_p=1.0,
-                    max_tokens=max_tokens,
-                    logprobs=0,
-                    seed=_seed(seed, i, g),
-                )
-                numbers.append(llm.engine.submit(prompt.tokens, how, hear(i, g)))
-        judged: dict[tuple[int, int], Judged] = {}
-        while len(judged) < len(numbers):
+        for i, g in events:
+            how = SamplingParams(
+                temperature=1.0,
+                top_p=1.0,
+                max_tokens=max_tokens,
+                logprobs=0,
+                seed=seed_of(seed, i, g),
+            )
+            numbers.append(llm.engine.submit(prompts[i].tokens, how, hear((i, g))))
+        for _ in numbers:
             i, g = ended.get()
-            completion = _completed(llm, prompts[i], events[i][g])
-            rewards = judge(prompts[i].task, completion)
-            judged[i, g] = Judged(completion, rewards)
+            yield i, g, _completed(llm, prompts[i], events[i, g])
     except BaseException:
         for number in numbers:
             llm.engine.cancel(number)
         raise
-    return [[judged[i, g] for g in range(group)] for i in range(len(prompts))]
 
 
-def _seed(*parts: int) -> int:
+def seed_of(*parts: int) -> int:
+    """Returns a seed of 56 bits that differs wherever a part does."""
     taken = hashlib.blake2b(repr(parts).encode(), digest_size=7).digest()
     return int.from_bytes(taken)
 

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from r1jax.errors import ConfigError
 
+COMPUTED = ("float32", "bfloat16")  # dtypes that learning can be computed in
+
 
 def load(where: str, changes: Sequence[str] = ()) -> ConfigDict:
     """Reads settings.
@@ -67,6 +69,17 @@ def among(config: ConfigDict, choices: Mapping[str, Sequence[str]]) -> None:
                 f"it is one of {', '.join(words)}",
                 "choose one of them",
             )
+
+
+def in_common(config: ConfigDict, free: Sequence[str]) -> dict[str, str]:
+    """Says what a resumed run must have in common with its beginning, as JSON.
+
+    Args:
+      config: The run's settings.
+      free: Names of those that may differ.
+    """
+    fields = config.to_dict()
+    return {name: repr(value) for name, value in fields.items() if name not in free}
 
 
 def _at(config: ConfigDict, path: str) -> Any:

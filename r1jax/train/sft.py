@@ -3,12 +3,9 @@
 Distilling a teacher is the same: its answers are the conversations.
 """
 
-import dataclasses
 import hashlib
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +13,25 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from r1jax import parameters, sharding
-from r1jax.config import ModelConfig
+from r1jax import sharding
 from r1jax.errors import ConfigError
 from r1jax.load import open_tokenizer
-from r1jax.locate import locate
-from r1jax.presets import NAMES, preset
 from r1jax.quant import FLOATS
 from r1jax.text import Tokenizer
 from r1jax.train import data, lora, optimizer, state
 from r1jax.train.batch import Example, Packed, fill
 from r1jax.train.checkpoints import Checkpoints
+from r1jax.train.interrupts import interrupts
 from r1jax.train.log import Log
 from r1jax.train.lora import Lora
 from r1jax.train.loss import Loss
-from r1jax.train.settings import among, at_least
+from r1jax.train.models import Model, export, open_model
+from r1jax.train.settings import COMPUTED, among, at_least, in_common
 from r1jax.train.state import State
 from r1jax.typing import PyTree
-from r1jax.weights import Source, open_source
-from r1jax.weights.save import save_hf
 
 Say = Callable[[str], None]
 
-_COMPUTED = ("float32", "bfloat16")
 _LEAST = {
     "steps": 1,
     "save_every": 1,
@@ -49,23 +42,6 @@ _LEAST = {
     "data.parts": 1,
     "lora.rank": 0,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What is trained.
-
-    Attributes:
-      config: The model; without prediction layers unless they are trained.
-      params: Float32, on the mesh.
-      places: Each parameter's sharding.
-      source: Where they come from; None for a preset.
-    """
-
-    config: ModelConfig
-    params: PyTree
-    places: PyTree
-    source: Source | None
 
 
 def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> bool:
@@ -84,11 +60,11 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
       R1jaxError: Something is wrong with the settings, the data or the checkpoint.
     """
     at_least(settings, _LEAST)
-    among(settings, {"export_dtype": FLOATS, "loss.dtype": _COMPUTED})
+    among(settings, {"export_dtype": FLOATS, "loss.dtype": COMPUTED})
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.tensor)
     adapters = Lora(**settings.lora) if settings.lora.rank else None
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
-    loss = Loss(**settings.loss)
+    loss = Loss(**settings.loss, steps=settings.steps)
     _check(settings, adapters)
     model = open_model(settings.model, mesh, bool(loss.mtp_weight), settings.seed)
     some, dropped = data.examples(
@@ -122,10 +98,21 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
             now = saved.restore(now, about)
             say(f"goes on after step {int(now.step)}")
 
+        def write(state: State) -> Path:
+            return export(
+                model.config,
+                model.source,
+                state,
+                adapters,
+                output,
+                settings.export_dtype,
+                settings.tokenizer or None,
+            )
+
         def save(state: State, last: bool) -> None:
             saved.save(state, about)
             if settings.export_every_save and not last:
-                export(model, state, adapters, output, settings)
+                write(state)
 
         take = _compiled(model, loss, tools, adapters, now, mesh, settings)
         with Log(output, settings.steps, int(now.step)) as log:
@@ -137,7 +124,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     if int(now.step) < settings.steps:
         say(f"stopped and saved after step {int(now.step)}; --resume goes on")
         return False
-    say(f"wrote {export(model, now, adapters, output, settings)}")
+    say(f"wrote {write(now)}")
     return True
 
 
@@ -175,7 +162,7 @@ def _learn(
 ) -> State:
     """Takes the steps that are left, until the last or Ctrl-C; both are saved."""
     size = settings.data.parts * settings.data.rows * settings.data.width
-    with _interrupts() as stopped:
+    with interrupts() as stopped:
         for number in range(int(now.step), settings.steps):
             began = time.perf_counter()
             now, found = take(now, batches[number])
@@ -193,69 +180,6 @@ def _learn(
             if last:
                 break
     return now
-
-
-def open_model(name: str, mesh: Any, mtp: bool | None, seed: int) -> Model:
-    """Opens a checkpoint, or makes a preset's random parameters, on a mesh.
-
-    Args:
-      name: Of the checkpoint or the preset.
-      mesh: Where the parameters go.
-      mtp: Whether with the prediction layers; None for whatever there is.
-      seed: Of random parameters.
-
-    Raises:
-      R1jaxError: There is no such model, or it does not fit the mesh.
-    """
-    if not name:
-        raise ConfigError(
-            "no model is named",
-            "training begins with a checkpoint, or a preset's random weights",
-            f"set model to a directory or one of {', '.join(NAMES)}",
-        )
-    source = None if name.lower() in NAMES else open_source(locate(name))
-    config = preset(name) if source is None else source.config
-    if mtp and not config.mtp_layers:
-        raise ConfigError(
-            "loss.mtp_weight is set",
-            f"{name} has no multi-token-prediction layer",
-            "set it to 0",
-        )
-    if mtp is False:
-        config = dataclasses.replace(config, mtp_layers=0)
-    shapes = parameters.abstract(config)
-    axes = parameters.logical_axes(config)
-    places = sharding.shardings(shapes, axes, mesh, "training")
-    if source is None:
-        make = jax.jit(
-            lambda: parameters.init(config, jax.random.key(seed)), out_shardings=places
-        )
-        return Model(config, make(), places, None)
-    if source.scheme is not None:
-        raise ConfigError(
-            f"{name} is stored in few bits",
-            "what was rounded is not trained: the steps are smaller than the rounding",
-            "convert the release with --dtype bfloat16 or float32",
-        )
-    ahead = bool(config.mtp_layers)
-    params = source.params("float32", mtp=ahead, shardings=places)
-    return Model(config, params, places, source)
-
-
-def export(
-    model: Model, now: State, adapters: Lora | None, output: Path, settings: ConfigDict
-) -> Path:
-    """Writes a state as a Hugging Face directory, which `r1jax.load` takes."""
-    whole = jax.jit(lambda s: state.whole_params(s, adapters))(now)
-    place = output / f"hf-{int(now.step)}"
-    return save_hf(
-        model.config,
-        whole,
-        place,
-        dtype=settings.export_dtype,
-        source=model.source,
-        tokenizer=settings.get("tokenizer") or None,
-    )
 
 
 def _first_state(
@@ -294,18 +218,12 @@ def _check(settings: ConfigDict, adapters: Lora | None) -> None:
             "each device has equally many rows",
             "make data.rows a multiple of mesh.data",
         )
-    refused = {
+    moved = {
         "optimizer.name=muon": settings.optimizer.name == "muon",
         "loss.bias_speed": settings.loss.bias_speed != 0,
         "loss.mtp_weight": settings.loss.mtp_weight != 0,
     }
-    for name, there in refused.items():
-        if adapters is not None and there:
-            raise ConfigError(
-                f"{name} with adapters (lora.rank {adapters.rank})",
-                "it moves parameters that adapters leave frozen",
-                "leave it out, or set lora.rank to 0",
-            )
+    lora.refuse_with_adapters(adapters, moved)
 
 
 def _about(settings: ConfigDict, some: Sequence[Example]) -> dict[str, Any]:
@@ -314,33 +232,8 @@ def _about(settings: ConfigDict, some: Sequence[Example]) -> dict[str, Any]:
     for example in some:
         digest.update(np.asarray(example.tokens, np.int32).tobytes())
         digest.update(np.asarray(example.weights, np.float32).tobytes())
-    about = {"the data's digest": digest.hexdigest()[:16]}
     free = ("save_every", "keep", "export_dtype", "export_every_save")
-    fields = settings.to_dict()
-    del fields["data"]["files"]  # their content counts, not where they are
-    for name, value in fields.items():
-        if name not in free:
-            about[name] = repr(value)
-    return about
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Lets a step end before Ctrl-C counts; a second one does not wait."""
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: nobody can interrupt it
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
+    fields = ConfigDict(settings.to_dict())
+    del fields.data.files  # their content counts, not where they are
+    digested = {"the data's digest": digest.hexdigest()[:16]}
+    return digested | in_common(fields, free)

@@ -111,7 +111,9 @@ def make_step(
         def loss(params: PyTree, packed: Packed) -> tuple[Array, dict[str, Any]]:
             if adapters is not None:
                 params = lora.merge(state.base, params, adapters)
-            return part_of_loss(config, settings, params, packed, totals, parts)
+            return part_of_loss(
+                config, settings, params, packed, totals, parts, state.step
+            )
 
         def one(packed: Packed) -> tuple[PyTree, dict[str, Any]]:
             (_, numbers), slope = jax.value_and_grad(loss, has_aux=True)(
@@ -131,9 +133,10 @@ def make_step(
         if adapters is None:
             params = balance_bias(params, loads, settings.bias_speed)
         numbers["gradient_norm"] = optax.tree.norm(slopes)
-        if loads.size:
-            mean = jnp.maximum(loads.mean(axis=1), 1e-9)
-            numbers["busiest_expert"] = (loads.max(axis=1) / mean).max()
+        if loads:
+            every = jnp.concatenate(list(loads.values()))
+            mean = jnp.maximum(every.mean(axis=1), 1e-9)
+            numbers["busiest_expert"] = (every.max(axis=1) / mean).max()
         after = State(params, opt_state, state.step + 1, state.reference, state.base)
         return after, numbers
 

@@ -11,10 +11,10 @@ import time
 import pytest
 
 from r1jax.errors import ConfigError
-from r1jax.evaluate.models import Answer, AskError, Sampling
 from r1jax.evaluate.run import Plan, evaluate
 from r1jax.evaluate.samples import seed_of
 from r1jax.evaluate.tasks import Item, Task
+from r1jax.remote import Answer, AskError, Sampling
 
 ITEMS = tuple(Item(str(n), f"question {n}", "ABC"[n % 3]) for n in range(6))
 TASK = Task("letters", ITEMS, "choice", 4)

@@ -6,10 +6,11 @@ import jax
 import pytest
 
 import r1jax
-from r1jax.evaluate.models import InProcess, Remote, Sampling
+from r1jax.evaluate.models import InProcess
 from r1jax.evaluate.run import Plan, evaluate
 from r1jax.evaluate.samples import Ledger
 from r1jax.evaluate.tasks import load_task
+from r1jax.remote import Remote, Sampling
 from serve.conftest import running
 
 pytestmark = [

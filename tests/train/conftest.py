@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -57,6 +58,15 @@ def checkpoint(tmp_path_factory, tiny, tiny_params):
         return save_hf(tiny(family), tiny_params(family), place, dtype="float32")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint, tokenizer_directory):
+    """A toy model with a tokenizer, as a Hugging Face directory."""
+    place = checkpoint("qwen2")
+    for file in tokenizer_directory.iterdir():
+        shutil.copy(file, place)
+    return place
 
 
 @pytest.fixture

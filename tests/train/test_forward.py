@@ -51,7 +51,10 @@ def test_the_prediction_layer_scores_as_its_plain_form(tiny, tiny_params, rng):
         hidden = score(config, params, packed).hidden
         return score_ahead(config, params, packed, hidden)
 
-    found = run(params)
+    ahead = run(params)
+    found = ahead.logprobs
+    assert ahead.loads.shape == (1, 16)
+    assert ahead.loads.sum() == 4 * (8 + 6)  # the last tokens have no following ones
     plain = jax.jit(lambda tokens: model.mtp_forward(config, params, tokens))
     for number in (1, 2):
         here = packed.segments[0] == number

@@ -9,7 +9,7 @@ import pytest
 from r1jax.engine.types import EngineOptions, SamplingParams
 from r1jax.errors import ConfigError
 from r1jax.llm import LLM
-from r1jax.train import forward, grpo
+from r1jax.train import forward, grpo, lora
 from r1jax.train.objective import Objective
 from r1jax.train.rollout import Prompt, arrange, sample, tempered
 
@@ -83,6 +83,32 @@ def test_ratios_are_one_at_the_first_update_and_groups_share_prefixes(
     assert not jnp.array_equal(embedding, tiny_params("qwen2")["embed"]["embedding"])
     assert jnp.array_equal(embedding, policy.reference["embed"]["embedding"])  # renewed
     assert jnp.array_equal(embedding, llm.params["embed"]["embedding"])
+
+
+@pytest.mark.slow
+def test_adapters_learn_and_the_engine_has_them_merged(llm, score, tiny_params):
+    choice, base = lora.Lora(2, 4.0, ("q", "down")), tiny_params("qwen2")
+
+    def whole(params, base):
+        return lora.merge(base, params, choice)
+
+    tools = optax.sgd(1.0)
+    learner = grpo.Learner(score, tools, Objective(epsilon=0.2), whole=whole)
+    adapters = lora.init(base, choice, jax.random.key(0))
+    policy = grpo.Policy.begin(adapters, tools, base)
+    settings = grpo.Settings(**SMALL, minibatches=1)
+    [numbers] = grpo.train(
+        llm, policy, learner, lambda _: PROMPTS, share_of_low_ids, settings, 1
+    )
+    assert numbers["largest_mismatch"] < 1e-3
+    assert policy.params.keys() == adapters.keys()
+    assert all(jnp.abs(pair["b"]).max() > 0 for pair in policy.params.values())
+    for found, wanted in zip(
+        jax.tree.leaves(llm.params),
+        jax.tree.leaves(whole(policy.params, base)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_equal_rewards_change_nothing(llm, score, tiny_params):

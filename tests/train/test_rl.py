@@ -1,8 +1,10 @@
 """Whole runs of reinforcement learning, begun, stopped and gone on with."""
 
 import shutil
+import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -12,14 +14,7 @@ from r1jax.errors import ConfigError
 from r1jax.train import rl, settings
 from r1jax.train.log import read
 from r1jax.train.rewards import REWARDS
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint, tokenizer_directory):
-    place = checkpoint("qwen2")
-    for file in tokenizer_directory.iterdir():
-        shutil.copy(file, place)
-    return place
+from r1jax.weights.hf import HfCheckpoint
 
 
 def make(model, *more):
@@ -48,9 +43,14 @@ def test_a_run_writes_what_it_did_not_learn_as_it_was(
     place = checkpoint("r1")  # it has a layer that looks ahead
     for file in tokenizer_directory.iterdir():
         shutil.copy(file, place)
-    monkeypatch.setattr(rl.grpo, "train", lambda *_: iter([{"step": 4.0}]))
+
+    def learn_nothing(llm, policy, *rest):
+        policy.step = 4
+        yield {"step": 4.0}
+
+    monkeypatch.setattr(rl.grpo, "train", learn_nothing)
     assert rl.run(make(place), tmp_path / "run", resume=False)
-    written = tmp_path / "run" / "hf-0"
+    written = tmp_path / "run" / "hf-4"
     before, after = (load_file(p / "model.safetensors") for p in (place, written))
     assert after.keys() == before.keys()
     for name, tensor in before.items():
@@ -94,6 +94,55 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, tmp_path, monkey
     assert max(jax.tree.leaves(moved)) > 1e-5
 
 
+@pytest.mark.slow(minutes=2)
+def test_adapters_learn_in_bfloat16_and_are_merged_when_written(
+    model, tmp_path, monkeypatch
+):
+    def low(task, completion):
+        return sum(t < 256 for t in completion.tokens) / len(completion.tokens)
+
+    monkeypatch.setitem(REWARDS, "accuracy", low)
+    words = ["dtype=bfloat16", "lora.rank=2", "lora.kernels=q,down", "steps=2"]
+    assert rl.run(make(model, *words), tmp_path, False)
+    lines = read(tmp_path / "metrics.jsonl")
+    assert all(0 < line["largest_mismatch"] < 0.3 for line in lines)
+    before, after = (r1jax.load(p).params for p in (model, tmp_path / "hf-2"))
+    flat = [dict(jax.tree_util.tree_leaves_with_path(p)) for p in (before, after)]
+    moved = {
+        jax.tree_util.keystr(path).split("'")[-4]
+        for path, leaf in flat[0].items()
+        if not np.array_equal(leaf.astype(jnp.bfloat16), flat[1][path])
+    }
+    assert moved == {"q", "down"}
+
+
+def test_ctrl_c_ends_after_the_step_and_resuming_goes_on(model, tmp_path, monkeypatch):
+    def train(llm, policy, learner, draw, judge, settings, steps):
+        while policy.step < steps:
+            policy.step += 1
+            if policy.step == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield {"step": policy.step, "reward": 0.5}
+
+    monkeypatch.setattr(rl.grpo, "train", train)
+    reads, read_params = [], HfCheckpoint.params
+
+    def params(self, *args, **more):
+        reads.append(self.path)
+        return read_params(self, *args, **more)
+
+    monkeypatch.setattr(HfCheckpoint, "params", params)
+    said = []
+    assert not rl.run(make(model), tmp_path, False, said.append)
+    assert len(reads) == 1
+    assert said[-1] == "stopped and saved after step 1; --resume goes on"
+    assert not (tmp_path / "hf-4").exists()
+    assert rl.run(make(model), tmp_path, True, said.append)
+    assert "goes on after step 1" in said
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert (tmp_path / "hf-4" / "tokenizer.json").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -101,6 +150,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, tmp_path, monkey
         ("tasks=('chess',)", "chess"),
         ("sampling.group=1", "group is 1"),
         ("objective.loss_agg='sum'", "loss_agg"),
+        ("dtype=float16", "dtype is 'float16'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(
@@ -110,16 +160,3 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(
     with pytest.raises(ConfigError, match=message):
         rl.run(make("nowhere", change), output, resume=False)
     assert not output.exists()
-
-
-@pytest.mark.slow
-def test_answers_are_sampled_and_none_of_random_weights_is_right(model, tmp_path):
-    small = ["rules.samples=2", "rules.max_tokens=4", "engine.max_num_seqs=4"]
-    words = [f"model={model}", "problems=2", *small]
-    said = []
-    asked = settings.load("configs/reject.py", words)
-    assert rl.run_reject(asked, tmp_path, False, said.append)
-    assert said == ["kept 0 of 4 answers"]
-    assert (tmp_path / "kept.jsonl").read_text() == ""
-    with pytest.raises(ConfigError, match="--resume"):
-        rl.run_reject(asked, tmp_path, True)

@@ -1,18 +1,22 @@
 """Steps of learning: they reach their aim, and the ways to take them agree."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from r1jax.errors import ConfigError
 from r1jax.train import lora, optimizer, state
 from r1jax.train.batch import Example, pack
 from r1jax.train.forward import score
-from r1jax.train.loss import Loss, balance_bias
+from r1jax.train.loss import Loss, balance_bias, part_of_loss, target_weights
 
-LOSS = Loss("float32", False, True, 0.0, 0.0, 0.001)
+LOSS = Loss("float32", False, True, 0.0, 0.0, 1.0, 0.0, 0.001, steps=60)
+FALLS = Loss("float32", False, False, 0.3, 0.1, 0.5, 0.0, 0.001, steps=60)
 
 
 def settings(name="adamw", steps=60, rate=0.01):
@@ -97,15 +101,70 @@ def test_the_bias_moves_loads_together(tiny, tiny_params, rng):
     loads_of = jax.jit(lambda p: score(config, p, packed).loads)
     before = loads_of(params)
     for _ in range(30):
-        params = balance_bias(params, loads_of(params), 0.01)
+        params = balance_bias(params, {"moe_layers": loads_of(params)}, 0.01)
     assert loads_of(params).std() < 0.5 * before.std()
 
 
 def test_a_bias_is_moved_by_the_sign_alone(tiny_params):
     params = tiny_params("r1")
     loads = jnp.asarray([[3.0, 1.0] + [2.0] * 14] * 2)
-    bias = balance_bias(params, loads, 0.1)["moe_layers"]["moe"]["router"]["bias"]
-    np.testing.assert_allclose(bias[0, :3], [-0.1, 0.1, 0.0])
+    both = {"moe_layers": loads, "mtp": loads[:1, ::-1]}
+    moved = balance_bias(params, both, 0.1)
+    bias = moved["moe_layers"]["moe"]["router"]["bias"]
+    np.testing.assert_allclose(bias[:, :3], [[-0.1, 0.1, 0.0]] * 2)
+    ahead = moved["mtp"]["block"]["moe"]["router"]["bias"]
+    np.testing.assert_allclose(ahead[0, -3:], [0.0, 0.1, -0.1])
+    assert balance_bias(params, both, 0.0) is params
+
+
+def test_the_prediction_layer_is_tallied_and_counts_less_later(tiny, tiny_params, rng):
+    config, packed = tiny("r1"), jax.tree.map(lambda a: a[0], batch(rng))
+    totals = target_weights(packed)
+    run = jax.jit(lambda p, n: part_of_loss(config, FALLS, p, packed, totals, 1, n))
+    early, late = (run(tiny_params("r1"), jnp.int32(done)) for done in (29, 30))
+    loads = early[1]["loads"]
+    assert {name: some.shape for name, some in loads.items()} == {
+        "moe_layers": (2, 16),
+        "mtp": (1, 16),
+    }
+    assert loads["mtp"].sum() == 4 * 13
+    fallen = early[0] - late[0]
+    assert fallen == pytest.approx(0.2 * float(early[1]["mtp_loss"]), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_step_balances_the_prediction_layer_too(tiny, tiny_params, rng):
+    config, params = tiny("r1"), tiny_params("r1")
+    tools = optax.sgd(0.1)
+    step = jax.jit(state.make_step(config, FALLS, tools))
+    begin, packed = state.create(params, tools), batch(rng, 1, 2)
+    after, _ = step(begin, packed)
+    for group in (after.params["moe_layers"], after.params["mtp"]["block"]):
+        bias = np.abs(group["moe"]["router"]["bias"])
+        assert (bias > 0).mean() > 0.5
+        np.testing.assert_allclose(bias[bias > 0], 0.001, rtol=1e-4)
+    heads = [
+        step(begin.replace(step=jnp.int32(done)), packed)[0].params["mtp"]["lm_head"]
+        for done in (29, 30)
+    ]
+    before = params["mtp"]["lm_head"]["kernel"]
+    early, late = (head["kernel"] - before for head in heads)
+    assert np.abs(early).max() > 1e-4
+    np.testing.assert_allclose(late, early / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mtp_weight": -0.1}, "mtp_weight is -0.1"),
+        ({"mtp_weight": 0.3, "mtp_later_from": 1.5}, "a share of the steps"),
+        ({"mtp_weight": 0.3, "mtp_weight_later": 0.1}, "would be ignored"),
+        ({"mtp_weight_later": 0.1, "mtp_later_from": 0.5}, "would be ignored"),
+    ],
+)
+def test_weights_that_would_not_count_are_refused(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        dataclasses.replace(LOSS, **changes)
 
 
 def test_warm_up_is_not_left_out():

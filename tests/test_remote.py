@@ -2,16 +2,16 @@
 
 import pytest
 
+from r1jax import remote as remotes
 from r1jax.errors import ConfigError
-from r1jax.evaluate import models
-from r1jax.evaluate.models import Answer, AskError, Remote, Sampling
+from r1jax.remote import Answer, AskError, Remote, Sampling
 
 
 @pytest.fixture
 def waits(monkeypatch):
     """Keeps the seconds that would have been slept."""
     kept: list[float] = []
-    monkeypatch.setattr(models.time, "sleep", kept.append)
+    monkeypatch.setattr(remotes.time, "sleep", kept.append)
     return kept
 
 
@@ -57,10 +57,28 @@ def test_what_the_server_refuses_is_not_asked_twice(sums, remote):
     assert sums.tries == 1
 
 
+def test_errors_say_what_to_do(sums, remote):
+    sums.refusals = [(401, {}), (200, {})]
+    with pytest.raises(AskError, match="status 401") as refused:
+        remote.ask("1+2?", Sampling(), 4)
+    assert refused.value.fix == "give the key that the server wants"
+    with pytest.raises(AskError, match="no chat completion") as other:
+        remote.ask("1+2?", Sampling(), 4)
+    sums.nonsense = b'{"choices": [{"message": "3"}]}'
+    with pytest.raises(AskError, match="no chat completion"):
+        remote.ask("1+2?", Sampling(), 4)
+    sums.nonsense = b"<html>"
+    with pytest.raises(AskError, match="no JSON") as wrong:
+        remote.ask("1+2?", Sampling(), 4)
+    for error in (refused, other, wrong):
+        assert error.value.why
+        assert error.value.fix
+
+
 def test_a_wait_may_be_a_date_or_nonsense():
-    assert models._pause(2, "Thu, 01 Jan 1970 00:00:00 GMT") == 0
-    assert models._pause(2, "soon") == 4
-    assert models._pause(20, None) == 60
+    assert remotes._pause(2, "Thu, 01 Jan 1970 00:00:00 GMT") == 0
+    assert remotes._pause(2, "soon") == 4
+    assert remotes._pause(20, None) == 60
 
 
 def test_nobody_there_and_no_address_are_told():
