@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.kind = "grpo"
     config.model = ""  # a checkpoint with a tokenizer and a chat template
     config.tasks = ()  # names of r1jax.problems.TASKS; none for all
+    config.languages = ()  # "en" or "de"; none for both
+    config.digits = 4  # of the longest operands
     config.seed = 0
     config.steps = 100  # R1-Zero: 10,400
     config.save_every = 50

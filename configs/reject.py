@@ -14,6 +14,8 @@ def get_config() -> ConfigDict:
     config.kind = "reject"
     config.model = ""  # a checkpoint with a tokenizer and a chat template
     config.tasks = ()  # names of r1jax.problems.TASKS; none for all
+    config.languages = ()  # "en" or "de"; none for both
+    config.digits = 4  # of the longest operands
     config.seed = 0
     config.problems = 1000
     config.rules = dict(

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from r1jax.errors import ConfigError
 from r1jax.load import load
-from r1jax.problems import TASKS, draw
+from r1jax.problems import TASKS, Problem, draw
+from r1jax.problems.drawing import LANGUAGES
 from r1jax.quant import FLOATS
 from r1jax.sharding import make_mesh
 from r1jax.train import forward, grpo, optimizer, reject, sft
@@ -47,8 +48,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     objective = Objective(**settings.objective)
     how = Settings(objective, **settings.sampling, seed=settings.seed)
     judge = weighed({k: v for k, v in settings.rewards.items() if v})
-    tasks = tuple(settings.tasks) or TASKS
-    draw(tasks, 1, settings.seed)  # refuses tasks that there are not
+    _problems(settings, 1, settings.seed)  # refuses tasks that there are not
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
     tools = optimizer.build(choice)
     model = sft.open_model(settings.model, make_mesh(1, 1), False, settings.seed)
@@ -60,7 +60,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
 
     def prompts(step: int) -> list[Prompt[Any]]:
         seed = settings.seed + 1_000_003 * (step + 1)
-        return reject.ask(llm, draw(tasks, how.prompts, seed, split="train"))
+        return reject.ask(llm, _problems(settings, how.prompts, seed))
 
     def score(params: Any, packed: Any) -> Any:
         return forward.score(model.config, params, packed).logprobs
@@ -119,8 +119,7 @@ def run_reject(
         )
     at_least(settings, {"problems": 1, "seed": 0})
     rules = reject.Rules(**settings.rules)
-    tasks = tuple(settings.tasks) or TASKS
-    problems = draw(tasks, settings.problems, settings.seed, split="train")
+    problems = _problems(settings, settings.problems, settings.seed)
     llm = load(settings.model, **settings.engine)
     try:
         prompts = reject.ask(llm, problems)
@@ -131,6 +130,18 @@ def run_reject(
         llm.close()
     say(f"kept {count} of {len(problems) * rules.samples} answers")
     return True
+
+
+def _problems(settings: ConfigDict, count: int, seed: int) -> list[Problem]:
+    """Draws problems of training, of the kinds that the settings name."""
+    return draw(
+        tuple(settings.tasks) or TASKS,
+        count,
+        seed,
+        split="train",
+        languages=tuple(settings.languages) or LANGUAGES,
+        digits=settings.digits,
+    )
 
 
 def _state(policy: Policy) -> State:

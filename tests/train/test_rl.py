@@ -82,6 +82,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(model, tmp_path, monkey
     [
         ("rewards.accuracy=0.0", "no weight"),
         ("tasks=('chess',)", "chess"),
+        ("languages=('fr',)", "'fr' is no language"),
+        ("digits=5", "of up to 5 digits"),
         ("sampling.group=1", "group is 1"),
         ("objective.loss_agg='sum'", "loss_agg"),
     ],
