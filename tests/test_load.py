@@ -78,6 +78,7 @@ def counted(tmp_path):
     return llm, tmp_path / "loads.json", loads
 
 
+@pytest.mark.slow
 def test_experts_placed_by_their_loads_answer_as_transformers_does(counted):
     alone, file, loads = counted
     llm = r1jax.load(
@@ -108,6 +109,7 @@ def test_copies_are_refused_where_they_are_of_no_use():
         r1jax.load(ROOT / MOE, expert_loads="no_file", **SIZES)
 
 
+@pytest.mark.slow
 def test_devices_that_do_not_divide_the_experts_give_the_same_logits(monkeypatch):
     """Six experts on four devices."""
     moe = dataclasses.replace(

@@ -57,5 +57,6 @@ def test_four_bits_cost_six_percent_at_most(smollm2):
     assert rise(smollm2, "int4", texts=12) <= 0.06
 
 
+@pytest.mark.slow
 def test_int8_costs_little_on_one_text(smollm2):
     assert abs(rise(smollm2, "int8", texts=1)) <= 0.01

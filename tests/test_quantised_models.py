@@ -34,6 +34,7 @@ def compiled(family):
 CASES = [("r1", form) for form in FORMS] + [("qwen2", "fp8_blocks")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "form"), CASES)
 def test_products_are_those_of_the_widened_weights(family, form):
     """Scanned, and arranged for a CPU, where few rows have a form of their own."""

@@ -109,7 +109,7 @@ def stages(work: Path, scale: int) -> Iterator[Stage]:
         for temperature in (0.6, 1.0):
             yield judged(work, model, temperature, 1, least(1000))
     yield judged(work, last, 0.6, 4, least(1000))
-    yield judged(work, last, 0.6, 4, least(1000), "arithmetic-anew")
+    yield judged(work, last, 0.6, 1, least(1000), "arithmetic-anew")
 
 
 def judged(

@@ -93,6 +93,7 @@ def check_guesses(monkeypatch, form, count):
     assert stats.accepted > 0
 
 
+@pytest.mark.slow
 def test_each_guess_is_the_plain_layers(monkeypatch):
     """Prompts in chunks, two sequences beside each other, two tokens guessed."""
     check_guesses(monkeypatch, PLAIN, 2)

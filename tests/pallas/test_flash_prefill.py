@@ -95,6 +95,7 @@ def poisoned(arrays, prefix, length):
 LENGTHS = Case("lengths", 2, 1, 512, 384, 192, 128, 64)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(
     prefix=st.one_of(st.sampled_from([0, 1, 127, 128, 256, 384]), st.integers(0, 384)),
