@@ -18,6 +18,7 @@ GREEDY = r1jax.SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 SIZES = dict(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=64, page_size=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strategy", "mesh"),
     [
@@ -27,11 +28,11 @@ SIZES = dict(max_model_len=256, max_num_seqs=2, max_num_batched_tokens=64, page_
         ("deepseek_plain", None, None),
         ("deepseek_plain", "throughput", (2, 2)),
         ("deepseek_plain", "latency", (2, 2)),
-        pytest.param("deepseek_plain", "throughput", (4, 1), marks=pytest.mark.slow),
-        pytest.param("deepseek_plain", "throughput", (1, 4), marks=pytest.mark.slow),
-        pytest.param("deepseek_yarn", "throughput", (2, 4), marks=pytest.mark.slow),
-        pytest.param("deepseek_yarn", "latency", (1, 4), marks=pytest.mark.slow),
-        pytest.param("llama", "throughput", (4, 2), marks=pytest.mark.slow),
+        ("deepseek_plain", "throughput", (4, 1)),
+        ("deepseek_plain", "throughput", (1, 4)),
+        ("deepseek_yarn", "throughput", (2, 4)),
+        ("deepseek_yarn", "latency", (1, 4)),
+        ("llama", "throughput", (4, 2)),
     ],
 )
 def test_a_checkpoint_answers_on_any_mesh_as_transformers_does(name, strategy, mesh):

@@ -40,11 +40,12 @@ print(len(kept), len(steps() - kept))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "tensor"),
     [
         ("qwen3", 1, 2),
-        pytest.param("deepseek_plain", 2, 2, marks=pytest.mark.slow),
+        ("deepseek_plain", 2, 2),
     ],
 )
 def test_a_server_compiles_nothing_that_was_kept(name, data, tensor, tmp_path):
