@@ -8,7 +8,7 @@
 # %% [markdown]
 # ## By shapes alone
 #
-# Which of the common slices hold R1 with 64 sequences of 2,048 tokens, and what
+# Which of these slices hold R1 with 64 sequences of 2,048 tokens, and what
 # memory and matrix units would allow of each. Nothing is compiled yet.
 
 # %%
@@ -19,13 +19,14 @@ from r1jax.quant import scheme
 
 slices.prepare("v5e:8x8")  # describes TPUs; this notebook itself runs on the CPU
 config = preset("r1")
-forms = [(dtype, scheme(dtype)) for dtype in ("int8", "fp8", "bfloat16")]
+forms = [(dtype, scheme(dtype)) for dtype in ("int8", "bfloat16")]
+SOME = ("v5e:4x8", "v5e:8x8", "v6e:4x4", "v6e:4x8", "v5p:2x4x4", "tpu7x:2x2x2")
 try:
-    found = recommend.candidates(config, forms, batch=64, context=2048)
+    found = recommend.candidates(config, forms, batch=64, context=2048, slices=SOME)
 except r1jax.R1jaxError as error:  # the TPU compiler is for Linux on x86-64 only
     found = []
     print(error)
-print(f"{len(found)} of {len(recommend.SLICES)} slices hold it")
+print(f"{len(found)} of {len(SOME)} slices hold it")
 
 # %%
 import matplotlib.pyplot as plt

@@ -1,5 +1,6 @@
 """Which of R1's distills the accelerator at hand has room for."""
 
+import functools
 import math
 import shutil
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def choose(devices: int, memory: int, disk: int) -> Fitting:
     return Fitting()
 
 
+@functools.cache
 def _bytes(config: ModelConfig, dtype: str) -> int:
     """Returns the bytes of a model's weights in one of the two forms."""
     shapes = parameters.abstract(config, "bfloat16", scheme(dtype, experts=False))
