@@ -35,8 +35,17 @@ print(said.reasoning, said.content, sep="\n")
 # %%
 prompt, _ = llm.render(question)
 tokens = [*llm.tokenizer.encode(prompt), *said.token_ids]
-words = [llm.tokenizer.decode([t], skip_special=False) for t in tokens]
-words = [word.replace("\n", "⏎") for word in words]
+
+
+def word(token: int) -> str:
+    """Writes a token so that it can be drawn: in one line, short."""
+    text = llm.tokenizer.decode([token], skip_special=False)
+    for sign, drawn in (("\n", "⏎"), ("｜", "|"), ("▁", "_"), ("$", r"\$")):
+        text = text.replace(sign, drawn)
+    return text if len(text) <= 9 else text[:8] + "…"
+
+
+words = [word(token) for token in tokens]
 
 params = llm.params
 seen = jax.jit(functools.partial(inside.look, llm.config))(params, jnp.array(tokens))
@@ -88,8 +97,9 @@ if chosen is not None:
     often = np.array([words.count(k) for k in kinds])
     lift = np.where(often[:, None] > 1, each - usual, -1)
     for expert in range(experts):
-        best = np.argsort(-lift[:, expert])[:6]
-        print(f"expert {expert:2}:", "  ".join(repr(kinds[i]) for i in best))
+        order = np.argsort(-lift[:, expert])[:6]
+        best = [repr(kinds[i]) for i in order if lift[i, expert] > 0.1]
+        print(f"expert {expert:2}:", "  ".join(best))
 
 # %% [markdown]
 # ## The latent cache
@@ -101,14 +111,18 @@ if chosen is not None:
 # %%
 middle = llm.config.layers // 2
 attention = llm.config.attention
-figure, axes = plt.subplots(figsize=(12, 3.2), layout="constrained")
+rank = getattr(attention, "kv_rank", seen.cached.shape[-1] // 2)
 entries = np.asarray(seen.cached[middle]).T
-limit = np.quantile(np.abs(entries), 0.99)
-drawn = axes.imshow(entries, aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit)
-axes.axhline(getattr(attention, "kv_rank", 0) - 0.5, color="black", linewidth=1)
-axes.set(xlabel="token", ylabel="number", title=f"what layer {middle} keeps")
-axes.text(1, len(entries) - 2, "below the line: the rotating key", fontsize=9)
-figure.colorbar(drawn)
+figure, panels = plt.subplots(
+    2, 1, figsize=(12, 4.5), height_ratios=[3, 2], sharex=True, layout="constrained"
+)
+for panel, part in zip(panels, (entries[:rank], entries[rank:]), strict=True):
+    limit = np.quantile(np.abs(part), 0.99)
+    drawn = panel.imshow(part, aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit)
+    figure.colorbar(drawn)
+latent = hasattr(attention, "kv_rank")
+panels[0].set(ylabel="latent" if latent else "heads", title=f"layer {middle}")
+panels[1].set(ylabel="rotating key" if latent else "more heads", xlabel="token")
 plt.show()
 
 # %% [markdown]
@@ -129,7 +143,7 @@ print(
 # each head, layers from top to bottom.
 
 # %%
-box = max(i for i, word in enumerate(words) if "boxed" in word or "{" in word)
+box = max(i for i, w in enumerate(words) if "boxed" in w or "{" in w)
 shares = np.asarray(seen.shares[:, :, box, : box + 1])
 shares = shares.reshape(-1, box + 1)
 start = max(0, box - 70)
@@ -170,9 +184,8 @@ figure, axes = plt.subplots(figsize=(12, 3.4), layout="constrained")
 axes.imshow(sure, aspect="auto", cmap="Greens", vmin=0, vmax=1.3, origin="lower")
 for layer in range(len(best)):
     for place in range(best.shape[1]):
-        word = llm.tokenizer.decode([best[layer, place]], skip_special=False)
-        word = word.replace("\n", "⏎").replace("$", r"\$")
-        axes.text(place, layer, word, ha="center", va="center", fontsize=8)
+        read_as = word(int(best[layer, place]))
+        axes.text(place, layer, read_as, ha="center", va="center", fontsize=8)
 axes.set_xticks(range(best.shape[1]), words[span], rotation=45)
 axes.set_yticks(range(len(best)), ["embedded", *range(len(best) - 1)])
 axes.set(xlabel="the token read", ylabel="after layer")
