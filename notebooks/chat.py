@@ -94,8 +94,8 @@ print("   true:", 37 * 86)
 # %% [markdown]
 # ## Where it hesitated
 #
-# Each token's probability, as the model gave it. Most steps of a thought are certain;
-# the dips are where it chooses.
+# For each token the chance of any other, as the model gave it. Most steps of a
+# thought are certain; the tall bars are where it chooses.
 
 # %%
 import matplotlib.pyplot as plt
@@ -103,12 +103,14 @@ import numpy as np
 
 greedy = r1jax.SamplingParams(temperature=0, max_tokens=512, logprobs=0)
 said = llm.chat([question], greedy)
-sure = np.exp([each.logprob for each in said.logprobs])
+other = 1 - np.exp([each.logprob for each in said.logprobs])
 in_thought = np.array([each.reasoning for each in said.logprobs])
 
 figure, axes = plt.subplots(figsize=(10, 2.8), layout="constrained")
-axes.bar(np.arange(len(sure)), sure, color=np.where(in_thought, "0.6", "C0"), width=1)
-axes.set(xlabel="token of the answer (grey: thought)", ylabel="probability")
+bars = np.maximum(other, 1e-6)
+axes.bar(np.arange(len(bars)), bars, color=np.where(in_thought, "0.6", "C0"), width=1)
+axes.set(xlabel="token of the answer (grey: thought)", ylabel="chance of another")
+axes.set(yscale="log", ylim=(1e-6, 1))
 axes.set_title(said.content.strip())
 plt.show()
 

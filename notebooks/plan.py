@@ -8,8 +8,8 @@
 # %% [markdown]
 # ## By shapes alone
 #
-# Which of these slices hold R1 with 64 sequences of 2,048 tokens, and what
-# memory and matrix units would allow of each. Nothing is compiled yet.
+# Which of these slices hold R1 with 64 sequences of 2,048 tokens, and what memory and
+# matrix units would allow of each. Nothing is compiled yet.
 
 # %%
 import r1jax
