@@ -93,7 +93,8 @@ plt.show()
 # ## What is sent
 #
 # The compiled program of a whole sequence, and the exchanges in it. Loops over layers
-# are counted.
+# are counted. This plain form gathers experts where they are needed; the steps of the
+# engine send tokens to them instead.
 
 # %%
 from r1jax.engine import simple
