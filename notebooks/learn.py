@@ -20,13 +20,11 @@ print(folder)
 # A run writes its numbers line by line. This draws them while it goes on.
 
 # %%
+import io
 import threading
 
-import matplotlib.pyplot as plt
-from IPython.display import display
+from IPython.display import Image, display
 from matplotlib.figure import Figure
-
-plt.rcParams["figure.dpi"] = 90
 
 
 class Live:
@@ -38,7 +36,7 @@ class Live:
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.watch)
 
-    def figure(self) -> Figure:
+    def picture(self) -> Image:
         """Draws what there is now."""
         lines = log.read(self.run / log.FILE)
         figure = Figure(figsize=(4 * len(self.names), 2.8), layout="constrained")
@@ -47,21 +45,23 @@ class Live:
             some = [line for line in lines if name in line]
             panel.plot([x["step"] for x in some], [x[name] for x in some], "o-", ms=3)
             panel.set(xlabel="step", title=name)
-        return figure
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=90)
+        return Image(drawn.getvalue())
 
     def watch(self) -> None:
         """Draws until the run is over."""
         while not self.over.wait(2):
-            self.shown.update(self.figure())
+            self.shown.update(self.picture())
 
     def __enter__(self) -> None:
-        self.shown = display(self.figure(), display_id=True)
+        self.shown = display(self.picture(), display_id=True)
         self.thread.start()
 
     def __exit__(self, *failure: object) -> None:
         self.over.set()
         self.thread.join()
-        self.shown.update(self.figure())
+        self.shown.update(self.picture())
 
 
 # %% [markdown]
@@ -129,7 +129,7 @@ changes = {
     "lora.kernels": "q_up,kv_down,k_up,v_up,o,gate_up,down",
     "steps": 60,
     "save_every": 60,
-    "optimizer.learning_rate": 0.004,
+    "optimizer.learning_rate": 0.001,
     "optimizer.warmup_steps": 5,
 }
 chosen = settings.load(
