@@ -1,11 +1,13 @@
 """Measures decoding with tokens guessed ahead against decoding without, on a CPU.
 
     python benchmarks/drafting.py [--source SOURCE] [--tokens 1 3 5 7] [--rounds 3]
+    python benchmarks/drafting.py --source r1-nano --draft mtp --tokens 1 2 3
 
 Two engines answer the same prompts greedily, one sequence at a time, in turn: one
-guesses by n-gram lookup, one does not. Their answers must be the same. Prints one JSON
-line for each prompt and number of guesses: tokens a second from the first token to the
-last, the median of the rounds' ratios, and how many guesses were right.
+guesses by n-gram lookup or by the model's own prediction layer, one does not. Their
+answers must be the same. Prints one JSON line for each prompt and number of guesses:
+tokens a second from the first token to the last, the median of the rounds' ratios, and
+how many guesses were right.
 """
 
 import argparse
@@ -49,6 +51,14 @@ PROMPTS = {
     "summarise": f"Summarise this text by quoting its main sentences:\n\n{_TEXT}",
     "chat": "Why is the sky blue? Explain it to a child.",
     "story": "Write a short story about a robot that learns to paint.",
+}
+# What r1-nano, the small model with a prediction layer, has learnt.
+SUMS = {
+    "add": "What is 4567 + 385?",
+    "subtract": "What is 507 - 268?",
+    "multiply": "What is 123 * 45?",
+    "countdown": "Use 4, 7 and 9 to make 20.",
+    "greeting": "Hello!",
 }
 
 
@@ -114,28 +124,30 @@ def main() -> int:
     parser.add_argument(
         "--source", default="smollm2", help="what to load (%(default)s)"
     )
+    parser.add_argument("--draft", choices=("ngram", "mtp"), default="ngram")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 3, 5, 7])
     parser.add_argument("--shortest", type=int, default=2, help="prompt_lookup_min")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--most", type=int, default=128, help="tokens of an answer")
     args = parser.parse_args()
     sizes = dict(max_model_len=1024, max_num_seqs=1, dtype="float32")
+    lookup = {"prompt_lookup_min": args.shortest} if args.draft == "ngram" else {}
     plain = r1jax.load(args.source, **sizes)
     plain.engine.wait_until_compiled()
     for count in args.tokens:
         guessing = r1jax.load(
             args.source,
-            draft="ngram",
+            draft=args.draft,
             num_draft_tokens=count,
-            prompt_lookup_min=args.shortest,
+            **lookup,
             **sizes,
         )
         guessing.engine.wait_until_compiled()
-        for name, text in PROMPTS.items():
+        for name, text in (PROMPTS if lookup else SUMS).items():
             rendered, _ = plain.render([{"role": "user", "content": text}])
             prompt = plain.tokenizer.encode(rendered)
             found = measure(plain, guessing, prompt, args.most, args.rounds)
-            line = {"prompt": name, "guesses": count, "shortest": args.shortest}
+            line = {"prompt": name, "guesses": count, **lookup}
             print(json.dumps(line | found), flush=True)
         guessing.close()
     plain.close()

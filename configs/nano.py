@@ -5,8 +5,9 @@
 Hardware: any CPU. 3.7M weights, 4.8M with the layer that predicts a second token: 9.7
 MB in bfloat16. Expect tokens without sense from the preset: its weights are random.
 
-Argument: which size; `nano-ci` is what a test can train in minutes. The vocabulary is
-that of `r1jax.problems.tokenizer`.
+Argument: which size; `nano-ci` is what a test can train in minutes, and `nano-dense` a
+student without experts, of the small distills' family. The vocabulary is that of
+`r1jax.problems.tokenizer`.
 """
 
 from ml_collections import ConfigDict
@@ -32,11 +33,21 @@ SIZES = {
         ),
         moe=dict(experts=8, experts_per_token=2, expert_width=24),
     ),
+    "nano-dense": dict(
+        family="qwen2",
+        width=64,
+        layers=2,
+        dense_layers=2,
+        mlp_width=192,
+        mtp_layers=0,
+        attention=dict(heads=4, kv_heads=2, head_dim=16, qkv_bias=True),
+        moe=None,
+    ),
 }
 
 
 def get_config(size: str = "nano") -> ConfigDict:
-    """Returns the sizes of r1-nano, or of its smaller sister."""
+    """Returns the sizes of r1-nano, its smaller sister, or a dense student."""
     if size not in SIZES:
         raise ValueError(f"{size!r} is none of {', '.join(SIZES)}")
     config = ConfigDict()
@@ -48,9 +59,11 @@ def get_config(size: str = "nano") -> ConfigDict:
     config.max_positions = 2048
     config.bos_id = 0
     config.eos_ids = (1,)
-    config.moe = dict(
-        shared_experts=1, expert_groups=4, groups_per_token=2, routed_scale=2.5
-    )
     config.update(SIZES[size])
-    config.attention.rope = dict(theta=10000.0, interleaved=True)
+    config.attention.rope = dict(theta=10000.0)
+    if config.moe is not None:
+        config.attention.rope.interleaved = True
+        config.moe.update(
+            shared_experts=1, expert_groups=4, groups_per_token=2, routed_scale=2.5
+        )
     return config

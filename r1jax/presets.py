@@ -27,6 +27,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "deepseek-118m": ("deepseek_118m",),
     "nano": ("nano", "nano"),
     "nano-ci": ("nano", "nano-ci"),
+    "nano-dense": ("nano", "nano-dense"),
     "tiny-r1": ("tiny", "r1"),
     "tiny-qwen2": ("tiny", "qwen2"),
     "tiny-llama": ("tiny", "llama"),

@@ -186,6 +186,7 @@ COUNTS = {
     "deepseek-118m": 118_092_512,
     "nano": 3_726_240,
     "nano-ci": 255_120,
+    "nano-dense": 197_184,
 }
 
 TINY = ("tiny-r1", "tiny-qwen2", "tiny-llama", "tiny-qwen3")
@@ -195,7 +196,8 @@ FILES = sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
 
 def test_every_preset_is_released_or_made_here():
-    assert set(NAMES) == {*RELEASED, *TINY, "deepseek-118m", "nano", "nano-ci"}
+    nano = {"nano", "nano-ci", "nano-dense"}
+    assert set(NAMES) == {*RELEASED, *TINY, "deepseek-118m", *nano}
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -8,13 +8,13 @@ from ml_collections import ConfigDict
 
 from r1jax.errors import ConfigError
 from r1jax.load import load
-from r1jax.problems import TASKS, Problem, draw
+from r1jax.problems import Problem
 from r1jax.train import reject
 from r1jax.train.interrupts import interrupts
 from r1jax.train.kept import Kept
 from r1jax.train.reject import Rules
 from r1jax.train.rollout import Ended
-from r1jax.train.settings import at_least, in_common
+from r1jax.train.settings import at_least, draw_problems, in_common
 
 Say = Callable[[str], None]
 
@@ -40,8 +40,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     at_least(settings, {"problems": 1, "seed": 0, "url_concurrency": 1})
     _check_source(settings)
     rules = Rules(**settings.rules)
-    tasks = tuple(settings.tasks) or TASKS
-    problems = draw(tasks, settings.problems, settings.seed, split="train")
+    problems = draw_problems(settings, settings.problems, settings.seed)
     kept = Kept(output, in_common(settings, _FREE), resume)
     missing = {n: p for n, p in enumerate(problems) if n not in kept.done}
     if resume:

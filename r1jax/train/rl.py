@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from r1jax.load import load
-from r1jax.problems import TASKS, draw
 from r1jax.quant import FLOATS
 from r1jax.train import forward, grpo, lora, optimizer, reject
 from r1jax.train.checkpoints import Checkpoints
@@ -23,7 +22,13 @@ from r1jax.train.models import describe, export
 from r1jax.train.objective import Objective
 from r1jax.train.rewards import weighed
 from r1jax.train.rollout import Prompt
-from r1jax.train.settings import COMPUTED, among, at_least, in_common
+from r1jax.train.settings import (
+    COMPUTED,
+    among,
+    at_least,
+    draw_problems,
+    in_common,
+)
 from r1jax.train.state import State
 from r1jax.typing import PyTree
 
@@ -54,8 +59,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
     objective = Objective(**settings.objective)
     how = Settings(objective, **settings.sampling, seed=settings.seed)
     judge = weighed({k: v for k, v in settings.rewards.items() if v})
-    tasks = tuple(settings.tasks) or TASKS
-    draw(tasks, 1, settings.seed)  # refuses tasks that there are not
+    draw_problems(settings, 1, settings.seed)  # refuses tasks that there are not
     choice = optimizer.Optimizer(steps=settings.steps, **settings.optimizer)
     tools = optimizer.build(choice)
     adapters = Lora(**settings.lora) if settings.lora.rank else None
@@ -69,7 +73,7 @@ def run(settings: ConfigDict, output: Path, resume: bool, say: Say = print) -> b
 
     def prompts(step: int) -> list[Prompt[Any]]:
         seed = settings.seed + 1_000_003 * (step + 1)
-        return reject.ask(llm, draw(tasks, how.prompts, seed, split="train"))
+        return reject.ask(llm, draw_problems(settings, how.prompts, seed))
 
     def score(params: Any, packed: Any) -> Any:
         narrow = forward.cast(params, computed)

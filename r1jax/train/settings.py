@@ -11,6 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from r1jax.errors import ConfigError
+from r1jax.problems import TASKS, Problem, draw
+from r1jax.problems.drawing import LANGUAGES
 
 COMPUTED = ("float32", "bfloat16")  # dtypes that learning can be computed in
 
@@ -80,6 +82,18 @@ def in_common(config: ConfigDict, free: Sequence[str]) -> dict[str, str]:
     """
     fields = config.to_dict()
     return {name: repr(value) for name, value in fields.items() if name not in free}
+
+
+def draw_problems(settings: ConfigDict, count: int, seed: int) -> list[Problem]:
+    """Draws problems of training, of the kinds that the settings name."""
+    return draw(
+        tuple(settings.tasks) or TASKS,
+        count,
+        seed,
+        split="train",
+        languages=tuple(settings.languages) or LANGUAGES,
+        digits=settings.digits,
+    )
 
 
 def _at(config: ConfigDict, path: str) -> Any:

@@ -35,7 +35,9 @@ def test_a_server_that_compiles_lives_but_is_not_ready(url, capsys):
     assert "503" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}/", "nonsense"])
+@pytest.mark.parametrize(
+    "url", [f"http://127.0.0.1:{free_port()}/", "nonsense"], ids=["nobody", "nonsense"]
+)
 def test_no_answer_is_told_in_a_line(url, capsys):
     assert probe.main([url]) == 1
     [line] = capsys.readouterr().err.splitlines()

@@ -148,6 +148,8 @@ def test_ctrl_c_ends_after_the_step_and_resuming_goes_on(model, tmp_path, monkey
     [
         ("rewards.accuracy=0.0", "no weight"),
         ("tasks=('chess',)", "chess"),
+        ("languages=('fr',)", "'fr' is no language"),
+        ("digits=5", "of up to 5 digits"),
         ("sampling.group=1", "group is 1"),
         ("objective.loss_agg='sum'", "loss_agg"),
         ("dtype=float16", "dtype is 'float16'"),
