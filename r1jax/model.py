@@ -52,7 +52,7 @@ def forward(
     This is the plain form that every cached and batched one must equal. Map over it
     with `jax.vmap` for a batch.
     """
-    return _final_norm(config, params, _whole(config, params, tokens)[0])
+    return final_norm(config, params, through(config, params, tokens)[0])
 
 
 @typechecked
@@ -60,25 +60,29 @@ def chosen_experts(
     config: ModelConfig, params: PyTree, tokens: Int[Array, " T"]
 ) -> Int[Array, "L T X"]:
     """Runs one whole sequence; returns what the routers of the MoE layers chose."""
-    return _whole(config, params, tokens)[1]["moe_layers"]["moe"]["router"]["chosen"]
+    noted = through(config, params, tokens, "choices")[1]
+    return noted["moe_layers"]["choices"]["moe"]["router"]["chosen"]
 
 
-def _whole(
-    config: ModelConfig, params: PyTree, tokens: Array
+def through(
+    config: ModelConfig, params: PyTree, tokens: Array, *kinds: str
 ) -> tuple[Array, dict[str, PyTree]]:
-    """Returns hidden states before the last norm, and each group's choices."""
+    """Runs one whole sequence; returns hidden states before the last norm, and notes.
+
+    Notes are what a group's layers tell of themselves: "choices" or "inside".
+    """
     x = params["embed"]["embedding"][tokens]
     turn = _turn(config, jnp.arange(len(tokens)))
-    choices = {}
+    found = {}
     for group in group_sizes(config):
         block = group_block(config, group)
 
         def layer(x: Array, p: PyTree, block: Block = block) -> tuple[Array, PyTree]:
-            out: Any = block.apply({"params": p}, x, turn, None, mutable=["choices"])
-            return out[0][0], out[1].get("choices", {})
+            out: Any = block.apply({"params": p}, x, turn, None, mutable=list(kinds))
+            return out[0][0], out[1]
 
-        x, choices[group] = _over_layers(layer, x, params[group])
-    return x, choices
+        x, found[group] = _over_layers(layer, x, params[group])
+    return x, found
 
 
 @typechecked
@@ -131,10 +135,10 @@ def step(
         if last is not None and first == config.layers and isinstance(sliced, tuple):
             carry, _ = _over_layers(layer, carry, sliced[:-1])
             (x, pools, _), _ = layer(carry, sliced[-1], last)
-            return _final_norm(config, params, x), pools
+            return final_norm(config, params, x), pools
         (x, pools, _), _ = _over_layers(layer, carry, sliced)
     x = x if last is None else batch.pick(x, last)
-    return _final_norm(config, params, x), pools
+    return final_norm(config, params, x), pools
 
 
 @typechecked
@@ -330,7 +334,8 @@ def _layers(stack: PyTree) -> int:
     return len(jax.tree.leaves(stack)[0])
 
 
-def _final_norm(config: ModelConfig, params: PyTree, x: Array) -> Array:
+def final_norm(config: ModelConfig, params: PyTree, x: Array) -> Array:
+    """Normalises the last layer's output, for `logits`."""
     norm = RmsNorm(config.width, config.norm_eps)
     y: Any = norm.apply({"params": params["final_norm"]}, x)
     return y

@@ -98,6 +98,22 @@ def attend(
 
 
 @typechecked
+def shares(
+    q: Float[Array, "T N H"],
+    k: Float[Array, "S K H"],
+    mask: Bool[Array, "T S"],
+    *,
+    scale: float,
+) -> Float[Array, "N T S"]:
+    """The softmax by which `attend` weighs values, head by head, in float32."""
+    grouped = group(q, k.shape[1])
+    scores = _scores(grouped, jnp.moveaxis(k, 0, 1)).astype(jnp.float32) * scale
+    shown = _for_heads(mask, grouped.shape)
+    found = jax.nn.softmax(jnp.where(shown, scores, MASKED), axis=-1)
+    return found.reshape(q.shape[1], *mask.shape)
+
+
+@typechecked
 def attend_blocks(
     q: Float[Array, "B T N H"],
     block: Block,

@@ -9,6 +9,7 @@ from r1jax.layers.mla import Mla
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.moe import Moe
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.notes import note
 from r1jax.layers.packed import Rows
 from r1jax.layers.rope import Rotation
 from r1jax.typing import Array
@@ -52,5 +53,8 @@ class Block(nn.Module):
         normed = self.mlp_norm(x)
         if self.with_experts:
             batch = None if after is None else after.batch
-            return x + self.moe(normed, batch, learns), after
-        return x + self.mlp(normed), after
+            x = x + self.moe(normed, batch, learns)
+        else:
+            x = x + self.mlp(normed)
+        note(self, residual=x)
+        return x, after

@@ -18,6 +18,7 @@ from r1jax.layers.fused import (
 )
 from r1jax.layers.linear import Projection
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.notes import asked, note
 from r1jax.layers.packed import Rows, attend_packed
 from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, at, rotate, softmax_scale
@@ -73,6 +74,10 @@ class Gqa(nn.Module):
             return self.o(attend_packed(q, k, v, context, scale=scale)), None
         if context is None:
             mask = attention.visible(jnp.arange(len(x)), len(x))
+            if asked(self):
+                found = attention.shares(q, k, mask, scale=scale)
+                flat_kv = jnp.concatenate([k, v], axis=-1).reshape(len(x), -1)
+                note(self, shares=found, cached=flat_kv)
             return self.o(attention.attend(q, k, v, mask, scale=scale)), None
         if context.batch.target.kernels:
             mixed, context = on_each_device(

@@ -21,6 +21,7 @@ from r1jax.layers.fused import (
 )
 from r1jax.layers.linear import Projection, Turned, weight
 from r1jax.layers.norm import RmsNorm
+from r1jax.layers.notes import asked, note
 from r1jax.layers.packed import Rows, attend_packed
 from r1jax.layers.paged import attend_part
 from r1jax.layers.rope import Rotation, at, rotate, softmax_scale
@@ -193,6 +194,9 @@ class Mla(nn.Module):
             if context is not None:
                 return self.o(attend_packed(q, k, v, context, scale=scale)), None
             mask = attention.visible(jnp.arange(len(x)), len(x))
+            if asked(self):
+                found = attention.shares(q, k, mask, scale=scale)
+                note(self, shares=found, cached=entry)
             return self.o(attention.attend(q, k, v, mask, scale=scale)), None
         if context.batch.target.kernels:
             heads = ("heads", None, None)
