@@ -20,7 +20,7 @@ STEPS_KEPT = 100  # of each log
 STAGES = {
     "sft": "fine-tuned on lessons",
     "grpo": "after GRPO",
-    "last": "after its own right answers",
+    "last": "after its own right answers and new lessons",
 }
 
 
