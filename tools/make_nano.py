@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from r1jax.command import whole
+
 # Memory is kept by the process, in large pages: a step of training is a fifth faster.
 _ALLOCATOR = ":".join(
     [
@@ -145,11 +147,12 @@ def run(stage: Stage) -> dict[str, float]:
 
 def main() -> int:
     """Runs what is left; returns the exit code of the command that failed, or 0."""
+    names = [stage.name for stage in stages(Path(), 1)]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="a directory")
-    parser.add_argument("--until", help="the name of the last stage to do")
+    parser.add_argument("--until", choices=names, help="the last stage to do")
     scale = "divide steps and problems by this, to try it (%(default)s)"
-    parser.add_argument("--scale", type=int, default=1, help=scale)
+    parser.add_argument("--scale", type=whole(1), default=1, help=scale)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     record = args.output / "stages.json"

@@ -29,7 +29,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--input", type=Path, required=True, help="a directory")
     work = parser.parse_args().input
-    (model,) = (work / "last").glob("hf-*")
+    try:
+        (model,) = (work / "last").glob("hf-*")
+        found = record(work, model)
+        card = CARD.read_text(encoding="utf-8").format(**tables(found))
+    except (OSError, KeyError, ValueError) as error:
+        sys.stderr.write(
+            f"{work} does not hold all that make_nano.py makes\n"
+            f"Why: {type(error).__name__}: {error}\n"
+            "Fix: let tools/make_nano.py run to its end\n"
+        )
+        return 2
     shutil.rmtree(PLACE, ignore_errors=True)
     shutil.copytree(model, PLACE)
     settings = json.dumps(SAMPLING, indent=2) + "\n"
@@ -38,10 +48,8 @@ def main() -> int:
     logs.mkdir()
     for stage in STAGES:
         thin(work / stage / "metrics.jsonl", logs / f"{stage}.jsonl")
-    found = record(work)
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     (logs / "record.json").write_text(text, encoding="utf-8")
-    card = CARD.read_text(encoding="utf-8").format(**tables(found))
     (PLACE / "README.md").write_text(card, encoding="utf-8")
     size = sum(p.stat().st_size for p in PLACE.rglob("*") if p.is_file())
     print(f"{size:,} bytes in {PLACE}")
@@ -56,14 +64,14 @@ def thin(source: Path, target: Path) -> None:
     target.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
-def record(work: Path) -> dict[str, Any]:
+def record(work: Path, model: Path) -> dict[str, Any]:
     """Gathers what was used, what it took and what came of it."""
     results = {}
     for path in sorted(work.glob("judged-*/results.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         results[path.parent.name.removeprefix("judged-")] = found["results"]
     return {
-        "weights_sha256": digest(PLACE / "model.safetensors"),
+        "weights_sha256": digest(model / "model.safetensors"),
         "lessons_sha256": digest(work / "lessons.jsonl"),
         "kept_sha256": digest(work / "kept" / "kept.jsonl"),
         "more_sha256": digest(work / "more.jsonl"),
