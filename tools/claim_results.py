@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.errors import ConfigError
+from r1jax.evaluate.report import figure_class
 
 Found = Mapping[str, Mapping[str, float]]  # what was measured, by the model's name
 More = tuple[str, str, str]  # a quantity, and the model that has less, and more of it
@@ -79,23 +79,6 @@ def _shown(found: Mapping[str, Any]) -> str:
     digits = 3 if abs(found["mean"]) < 10 else 1
     mean = f"{found['mean']:.{digits}f}"
     return mean if found["se"] is None else f"{mean} ± {found['se']:.{digits}f}"
-
-
-def figure_class() -> Any:
-    """Returns what pictures are drawn by.
-
-    Raises:
-      ConfigError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError(
-            "matplotlib is not installed",
-            "the picture is drawn by it",
-            'python -m pip install "r1jax[train]"',
-        ) from None
-    return Figure
 
 
 def _draw(path: Path, results: Mapping[str, Any]) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from claim_results import Found, More, figure_class, summary, table, write
+from claim_results import Found, More, summary, table, write
 from claim_runs import Runs
 from r1jax.command import Parser, whole
 from r1jax.engine.programs import keep_compiled
 from r1jax.errors import ConfigError, R1jaxError
+from r1jax.evaluate.report import figure_class
 from r1jax.train import settings
 
 BASE, ALONE, COLD, THEN = "base", "RL alone", "cold start", "cold start, then RL"

@@ -46,8 +46,8 @@ def write_results(
     new.replace(folder / "results.json")
 
 
-def draw(path: Path, model: str, results: Sequence[Result]) -> None:
-    """Draws pass@1 with its interval beside the published numbers.
+def figure_class() -> Any:
+    """Returns what pictures are drawn by.
 
     Raises:
       ConfigError: matplotlib is not installed.
@@ -60,7 +60,16 @@ def draw(path: Path, model: str, results: Sequence[Result]) -> None:
             "the picture is drawn by it",
             'python -m pip install "r1jax[evaluate]"',
         ) from None
-    figure = Figure(figsize=(8, 1 + 2.5 * len(results)), layout="constrained")
+    return Figure
+
+
+def draw(path: Path, model: str, results: Sequence[Result]) -> None:
+    """Draws pass@1 with its interval beside the published numbers.
+
+    Raises:
+      ConfigError: matplotlib is not installed.
+    """
+    figure = figure_class()(figsize=(8, 1 + 2.5 * len(results)), layout="constrained")
     panels = figure.subplots(len(results), 1, squeeze=False)
     for panel, result in zip(panels[:, 0], results, strict=True):
         published = dict(PASS_AT_1.get(result.task, {}))
