@@ -50,7 +50,9 @@ def test_refused_input_is_not_tried_again(tmp_path):
 
 
 def test_a_signal_reaches_all_and_nothing_starts_again(tmp_path):
-    process = supervise(tmp_path, "print('up', number, flush=True); time.sleep(60)")
+    # One write a line: both processes share a pipe, and pieces of lines may mix.
+    body = "sys.stdout.write(f'up {number}\\n'); sys.stdout.flush(); time.sleep(60)"
+    process = supervise(tmp_path, body)
     process.wait_for("up 0")
     process.wait_for("up 1")
     process.kill(signal.SIGTERM)
