@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--streams", type=int, default=32)
     streams = parser.parse_args().streams
-    llm = r1jax.load(max_num_seqs=streams, max_model_len=512)
+    llm = r1jax.load("smollm2", max_num_seqs=streams, max_model_len=512)
     engine = llm.engine
     engine.wait_until_compiled()
     watch = Watch(engine)
