@@ -66,7 +66,7 @@ def measure(
 def main() -> None:
     """Loads a model and prints the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("source", nargs="?", help="as of r1jax.load")
+    parser.add_argument("source", nargs="?", default="smollm2", help="as of r1jax.load")
     parser.add_argument("--shared", type=int, default=2000, help="tokens in common")
     parser.add_argument("--own", type=int, default=20, help="tokens behind them")
     parser.add_argument("--rounds", type=int, default=5)

@@ -2,7 +2,7 @@
 
     python -c "import r1jax; print(r1jax.load('nano').config)"
 
-Hardware: any CPU. 3.7M weights, 4.8M with the layer that predicts a second token: 9.7
+Hardware: any CPU. 2.5M weights, 3.5M with the layer that predicts a second token: 6.9
 MB in bfloat16. Expect tokens without sense from the preset: its weights are random.
 
 Argument: which size; `nano-ci` is what a test can train in minutes, and `nano-dense` a
@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 
 SIZES = {
     "nano": dict(
-        width=192,
-        layers=5,
-        mlp_width=512,
+        width=128,
+        layers=4,
+        mlp_width=384,
         mtp_layers=1,
         attention=dict(
-            heads=6, q_rank=96, kv_rank=64, nope_dim=32, rope_dim=16, value_dim=32
+            heads=4, q_rank=96, kv_rank=64, nope_dim=32, rope_dim=16, value_dim=32
         ),
-        moe=dict(experts=16, experts_per_token=4, expert_width=64),
+        moe=dict(experts=16, experts_per_token=2, expert_width=96),
     ),
     "nano-ci": dict(
         width=64,

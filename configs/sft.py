@@ -41,7 +41,8 @@ def get_config(what: str = "full") -> ConfigDict:
         mtp_weight_later=0.0,  # V3: 0.1
         mtp_later_from=1.0,  # never; V3: 0.68
         balance_weight=0.0,
-        bias_speed=0.0,
+        bias_speed=0.0,  # V3: 0.001, and 0 from 0.966 of the steps on
+        bias_falls_from=1.0,
     )
     config.optimizer = dict(
         name="adamw",
@@ -58,14 +59,15 @@ def get_config(what: str = "full") -> ConfigDict:
     config.lora = dict(rank=16 if what == "lora" else 0, alpha=32.0, kernels=kernels)
     if what in ("nano", "nano-again"):
         config.model = "nano"
-        config.steps, config.save_every = 4800, 400
+        config.steps, config.save_every = 10_000, 500
         config.data.update(width=256, rows=10, drop_longer=True)
         # The bias moves faster than V3's 0.001: there are fewer steps to balance in.
-        config.loss.update(unroll=True, mtp_weight=0.1, bias_speed=0.01)
+        config.loss.update(unroll=True, mtp_weight=0.1)
+        config.loss.update(bias_speed=0.01, bias_falls_from=0.0)
         config.optimizer.update(
             name="muon", learning_rate=0.02, adam_learning_rate=0.003
         )
     if what == "nano-again":
-        config.model, config.steps = "", 2000
+        config.model, config.steps = "", 2400
         config.optimizer.update(learning_rate=0.012, adam_learning_rate=0.0018)
     return config

@@ -30,7 +30,11 @@ _ALLOCATOR = ":".join(
     ]
 )
 
-# The lessons of the last stage; harder ones come more often.
+# Lessons by their tasks; harder ones come more often.
+_FIRST = (
+    *("add", "compare", "word", "countdown"),
+    *2 * ("subtract", "multiply", "two-step"),
+)
 _AGAIN = (
     *("add", "word"),
     *2 * ("subtract", "compare", "two-step", "countdown"),
@@ -81,13 +85,13 @@ def stages(work: Path, scale: int) -> Iterator[Stage]:
     tokenizer = work / "tokenizer"
     words = ["--write-tokenizer", str(tokenizer)]
     yield Stage("tokenizer", tokenizer, "r1jax.problems", words)
-    yield lessons("lessons", 160_000, 25_000, 0)
-    first = work / "sft" / f"hf-{least(4800)}"
+    yield lessons("lessons", 220_000, 30_000, 0, *_FIRST)
+    first = work / "sft" / f"hf-{least(10_000)}"
     yield train(
         "sft",
         "configs/sft.py:nano",
         first,
-        steps=least(4800),
+        steps=least(10_000),
         tokenizer=tokenizer,
         data__files=work / "lessons.jsonl",
     )
@@ -98,12 +102,12 @@ def stages(work: Path, scale: int) -> Iterator[Stage]:
         "kept", "configs/reject.py:nano", kept, problems=least(3000), model=second
     )
     yield lessons("more", 55_000, 6_000, 1, *_AGAIN)
-    last = work / "last" / f"hf-{least(2000)}"
+    last = work / "last" / f"hf-{least(2400)}"
     yield train(
         "last",
         "configs/sft.py:nano-again",
         last,
-        steps=least(2000),
+        steps=least(2400),
         model=second,
         data__files=f"{(str(kept), str(work / 'more.jsonl'))}",
     )

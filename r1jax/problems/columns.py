@@ -2,7 +2,8 @@
 
 Each operation is a header ("347+085", both numbers equally long) and one line a column,
 from the right: what the column makes, then the result so far, then what is carried.
-The result so far stands on every line, so no number is ever read backwards. Operations
+The result so far stands on every line, so no number is ever read backwards. A column
+of a difference is written down before it is known whether it borrows. Operations
 append their lines, and the pairs of numbers they work on, to a `Thought`.
 """
 
@@ -22,6 +23,8 @@ class Words:
     carry: str
     borrow: str
     compare: str
+    larger: str
+    smaller: str
     swap: str
     first: str
     then: str
@@ -29,23 +32,27 @@ class Words:
 
 WORDS: dict[Language, Words] = {
     "en": Words(
-        add="Add from the right.",
-        subtract="Subtract from the right.",
-        multiply="Multiply digit by digit.",
+        add="Add {} from the right.",
+        subtract="Subtract {} from the right.",
+        multiply="Multiply {} digit by digit.",
         carry="carry",
         borrow="borrow",
-        compare="Compare from the left.",
+        compare="{} Compare from the left.",
+        larger="larger",
+        smaller="smaller",
         swap="negative, swap",
         first="First",
         then="Then",
     ),
     "de": Words(
-        add="Addiere von rechts.",
-        subtract="Subtrahiere von rechts.",
-        multiply="Multipliziere Ziffer um Ziffer.",
+        add="Addiere {} von rechts.",
+        subtract="Subtrahiere {} von rechts.",
+        multiply="Multipliziere {} Ziffer um Ziffer.",
         carry="Übertrag",
         borrow="borge",
-        compare="Vergleiche von links.",
+        compare="{} Vergleiche von links.",
+        larger="größer",
+        smaller="kleiner",
         swap="negativ, tausche",
         first="Zuerst",
         then="Dann",
@@ -98,11 +105,12 @@ def subtract(thought: Thought, a: int, b: int) -> int:
         thought.say(f"{top}-{bottom}")
     borrow, result = 0, ""
     for at in reversed(range(len(top))):
-        less = f"-{bottom[at]}" + ("-1" if borrow else "")
+        column = f"{top[at]}-{bottom[at]}" + ("-1" if borrow else "")
         value = int(top[at]) - int(bottom[at]) - borrow
         borrow = int(value < 0)
         result = f"{value % 10}{result}"
-        line = f"{borrow or ''}{top[at]}{less}={value % 10}, {result}"
+        line = f"{column}, 1{column}" if borrow else column
+        line += f"={value % 10}, {result}"
         thought.say(line + (f" {thought.words.borrow} 1" if borrow else ""))
     thought.say(f"={a - b}")
     return a - b

@@ -76,7 +76,7 @@ def _binary(
     """Makes one sum, difference or product of two numbers."""
     a, b = _number(rng, sizes[0]), _number(rng, sizes[1])
     thought = Thought(WORDS[language])
-    thought.say(getattr(thought.words, task))
+    thought.say(getattr(thought.words, task).format(f"{a}{_SIGNS[task]}{b}"))
     answer = _OPERATIONS[_SIGNS[task]](thought, a, b)
     fields = {"a": str(a), "b": str(b), "e": f"{a}{_SIGNS[task]}{b}"}
     ways = PHRASINGS[task][language]
@@ -103,14 +103,19 @@ def _compare(rng: random.Random, language: Language, digits: int) -> Draft:
         b = a - a % 10 + rng.randint(0, 9)
     kind = rng.choice(_COMPARISONS)
     thought = Thought(WORDS[language])
-    thought.say(thought.words.compare)
-    sign = columns.compare(thought, a, b)
+    words = thought.words
     if kind in ("larger", "smaller"):
+        asked = words.larger if kind == "larger" else words.smaller
         chosen = max(a, b) if kind == "larger" else min(a, b)
         answer = _EQUAL[language] if a == b else str(chosen)
+        thought.say(words.compare.format(f"{asked}: {a}, {b}?"))
     else:
-        true = sign == (">" if kind == "is-larger" else "<")
+        asked = f"{a}{'>' if kind == 'is-larger' else '<'}{b}"
+        true = a > b if kind == "is-larger" else a < b
         answer = _YES[language] if true else _NO[language]
+        thought.say(words.compare.format(f"{asked}?"))
+    columns.compare(thought, a, b)
+    thought.say(f"{asked}: {answer}")
     fields = {"a": str(a), "b": str(b)}
     return Draft(PHRASINGS[kind][language], fields, thought, answer, numbers_key(a, b))
 
@@ -135,7 +140,7 @@ def _two_step(rng: random.Random, language: Language, digits: int) -> Draft:
     expression = "".join(str(values.get(letter, letter)) for letter in form.text)
     thought = Thought(WORDS[language])
     step = f"{values[x]}{sign}{values[y]}"
-    thought.say(f"{thought.words.first} {step}.")
+    thought.say(f"{expression}. {thought.words.first} {step}.")
     values["r"] = _OPERATIONS[sign](thought, values[x], values[y])
     x, sign, y = list(form.second)
     thought.say(f"{thought.words.then} {values[x]}{sign}{values[y]}.")
@@ -155,7 +160,8 @@ def _word(rng: random.Random, language: Language, digits: int) -> Draft:
     if operation == "subtract":
         a, b = max(a, b), min(a, b)
     thought = Thought(WORDS[language])
-    thought.say(stories.INSIGHTS[operation][language])
+    insight = stories.INSIGHTS[operation][language]
+    thought.say(f"{insight} {a}{_SIGNS[operation]}{b}")
     answer = _OPERATIONS[_SIGNS[operation]](thought, a, b)
     fields = {"a": str(a), "b": str(b), "name": rng.choice(stories.NAMES)}
     fields["things"] = rng.choice(stories.THINGS[language])

@@ -29,6 +29,9 @@ class Loss:
       balance_weight: Alpha of the sequence-wise balance loss (section 2.1.2: 0.0001).
       bias_speed: How far the router's bias moves in a step (section 2.1.2: 0.001).
       steps: Of the run.
+      bias_falls_from: The share of the steps behind which that falls evenly, to 0 at
+        the end: routes that still change are noise to what is learnt late. 1 for never
+        (section 4.2: 0 from 0.966 on).
     """
 
     dtype: str
@@ -40,6 +43,7 @@ class Loss:
     balance_weight: float
     bias_speed: float
     steps: int
+    bias_falls_from: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuses weights that mean nothing, or would not count.
@@ -54,6 +58,18 @@ class Loss:
                     "below 0 it would drive the model away from what it is to learn",
                     "choose 0 or more",
                 )
+        if not 0 <= self.bias_falls_from <= 1:
+            raise ConfigError(
+                f"loss.bias_falls_from is {self.bias_falls_from}",
+                "it is a share of the steps",
+                "choose it from 0 to 1",
+            )
+        if self.bias_falls_from < 1 and not self.bias_speed:
+            raise ConfigError(
+                f"loss.bias_falls_from is {self.bias_falls_from}, bias_speed 0",
+                "what does not move cannot become slower",
+                "set loss.bias_speed too, or leave both",
+            )
         if not 0 < self.mtp_later_from <= 1:
             raise ConfigError(
                 f"loss.mtp_later_from is {self.mtp_later_from}",
@@ -74,6 +90,13 @@ class Loss:
         """Returns what the prediction layer's loss weighs after so many steps."""
         later = step >= round(self.mtp_later_from * self.steps)
         return jnp.where(later, self.mtp_weight_later, self.mtp_weight)
+
+    def bias_speed_at(self, step: Array) -> Array | float:
+        """Returns how far the routers' biases move after so many steps."""
+        if self.bias_falls_from == 1:
+            return self.bias_speed
+        left = (1 - step / self.steps) / (1 - self.bias_falls_from)
+        return self.bias_speed * jnp.minimum(left, 1.0)
 
 
 def part_of_loss(
@@ -130,7 +153,9 @@ def target_weights(packed: Packed) -> tuple[Array, Array]:
     return jnp.maximum(sums[0], 1e-9), jnp.maximum(sums[1], 1e-9)
 
 
-def balance_bias(params: PyTree, loads: Mapping[str, Array], speed: float) -> PyTree:
+def balance_bias(
+    params: PyTree, loads: Mapping[str, Array], speed: Array | float
+) -> PyTree:
     """Moves the routers' biases towards equal loads (arXiv 2412.19437, section 2.1.2).
 
     An expert with less than the mean load is made likelier, one with more unlikelier,
@@ -153,4 +178,4 @@ def balance_bias(params: PyTree, loads: Mapping[str, Array], speed: float) -> Py
             return leaf
         return leaf.at[: len(steps[group])].add(steps[group])
 
-    return jax.tree_util.tree_map_with_path(moved, params) if speed else params
+    return jax.tree_util.tree_map_with_path(moved, params)

@@ -130,8 +130,9 @@ def make_step(
         loads = numbers.pop("loads")
         updates, opt_state = optimizer.update(slopes, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        if adapters is None:
-            params = balance_bias(params, loads, settings.bias_speed)
+        if adapters is None and settings.bias_speed:
+            speed = settings.bias_speed_at(state.step)
+            params = balance_bias(params, loads, speed)
         numbers["gradient_norm"] = optax.tree.norm(slopes)
         if loads:
             every = jnp.concatenate(list(loads.values()))

@@ -5,10 +5,13 @@ import re
 
 _EQUATION = re.compile(r"(\d+(?:[-+*]\d+)+)=(\d+)")
 _TOO_LARGE = re.compile(r"(\d+[-+*]\d+)>99")
-_RELATION = re.compile(r"(?<![-+*\d])(\d+)([<>=])(\d+)(?![-+*\d])")
+_RELATION = re.compile(r"(?<![-+*\d])(\d+)([<>=])(\d+)(?![-+*\d?])(?:: (\w+))?")
 _HEADER = re.compile(r"\d+[-+*]\d+")
-_COLUMN = re.compile(r"\d[-+*\d]*=\d+(?:, \d+\+\d=\d+)?, (\d+)(?: (?:\S+) (\d))?")
-_OPERATION = re.compile(r"(\d+)[-+*](\d+)")
+_COLUMN = re.compile(
+    r"(?:\d[-\d]+, )?\d[-+*\d]*=\d+(?:, \d+\+\d=\d+)?, (\d+)(?: (?:\S+) (\d))?"
+)
+# Two numbers and no third, as whole expressions have.
+_OPERATION = re.compile(r"(?<![-+*\d])(\d+)[-+*](\d+)(?![-+*\d])")
 
 
 def value(expression: str) -> int:
@@ -25,7 +28,8 @@ def mistakes(thought: str) -> list[str]:
         right &= all(value(left) > 99 for left in _TOO_LARGE.findall(line))
         right &= all(
             {"<": int(x) < int(y), ">": int(x) > int(y), "=": int(x) == int(y)}[sign]
-            for x, sign, y in _RELATION.findall(line)
+            == (said not in ("no", "nein"))
+            for x, sign, y, said in _RELATION.findall(line)
         )
         if _HEADER.fullmatch(line):
             header = value(line)

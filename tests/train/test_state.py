@@ -114,7 +114,13 @@ def test_a_bias_is_moved_by_the_sign_alone(tiny_params):
     np.testing.assert_allclose(bias[:, :3], [[-0.1, 0.1, 0.0]] * 2)
     ahead = moved["mtp"]["block"]["moe"]["router"]["bias"]
     np.testing.assert_allclose(ahead[0, -3:], [0.0, 0.1, -0.1])
-    assert balance_bias(params, both, 0.0) is params
+
+
+def test_a_bias_slows_down_evenly():
+    falls = dataclasses.replace(LOSS, bias_falls_from=0.5)
+    speeds = [float(falls.bias_speed_at(jnp.int32(done))) for done in (0, 30, 45, 60)]
+    np.testing.assert_allclose(speeds, [0.001, 0.001, 0.0005, 0.0], atol=1e-9)
+    assert LOSS.bias_speed_at(jnp.int32(60)) == 0.001
 
 
 def test_the_prediction_layer_is_tallied_and_counts_less_later(tiny, tiny_params, rng):
@@ -160,6 +166,8 @@ def test_a_step_balances_the_prediction_layer_too(tiny, tiny_params, rng):
         ({"mtp_weight": 0.3, "mtp_later_from": 1.5}, "a share of the steps"),
         ({"mtp_weight": 0.3, "mtp_weight_later": 0.1}, "would be ignored"),
         ({"mtp_weight_later": 0.1, "mtp_later_from": 0.5}, "would be ignored"),
+        ({"bias_falls_from": 1.1}, "a share of the steps"),
+        ({"bias_speed": 0.0, "bias_falls_from": 0.5}, "cannot become slower"),
     ],
 )
 def test_weights_that_would_not_count_are_refused(changes, says):
