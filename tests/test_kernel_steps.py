@@ -21,6 +21,7 @@ PAGE, COLUMNS = 16, 24
 LENGTHS = (330, 67)
 FEW = Geometry(decodes=2, chunks=1, chunk_tokens=48)
 LONG = Geometry(decodes=2, chunks=1, chunk_tokens=256)
+SHAPES = {"few": FEW, "long": LONG}
 GUESSED = [g._replace(decode_tokens=3) for g in (FEW, LONG)]
 
 
@@ -178,10 +179,18 @@ def check(family, target, g, params=None, form=None):
                 )
 
 
-@pytest.mark.parametrize("family", ["r1", "qwen2", "qwen3"])
-@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+def cases(always, more):
+    """Parameters of tests: some that always run, and more that are slow."""
+    return [*always, *[pytest.param(*case, marks=pytest.mark.slow) for case in more]]
+
+
+FAMILIES = [("r1", "few"), ("qwen2", "long"), ("qwen3", "few")]
+MORE_FAMILIES = [("r1", "long"), ("qwen2", "few"), ("qwen3", "long")]
+
+
+@pytest.mark.parametrize(("family", "g"), cases(FAMILIES, MORE_FAMILIES))
 def test_the_kernels_meanings_give_the_whole_sequence(family, g):
-    check(family, Target("kernels", REFERENCE), g)
+    check(family, Target("kernels", REFERENCE), SHAPES[g])
 
 
 @pytest.mark.parametrize("family", ["r1", "qwen2"])
@@ -200,26 +209,35 @@ def test_simulated_kernels_verify_guesses(family):
     check(family, Target("kernels", interpreted("v6e")), GUESSED[0])
 
 
-@pytest.mark.parametrize("family", ["r1", "qwen2"])
-@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+@pytest.mark.parametrize(
+    ("family", "g"),
+    cases([("r1", "long"), ("qwen2", "few")], [("r1", "few"), ("qwen2", "long")]),
+)
 def test_simulated_kernels_give_the_whole_sequence(family, g):
-    check(family, Target("kernels", interpreted("v6e")), g)
+    check(family, Target("kernels", interpreted("v6e")), SHAPES[g])
 
 
 SPLITS = [(d, t) for d in (1, 2, 4, 8) for t in (1, 2, 4, 8) if d * t <= 8]
 MESHES = [("latency", 2, 1), ("throughput", 2, 2)]
+ANY = [
+    ("r1", *MESHES[0], "few"),
+    ("r1", *MESHES[1], "long"),
+    ("qwen2", *MESHES[1], "few"),
+]
 OTHERS = [
     *[("latency", *split) for split in [(1, 1), (1, 2), (1, 4), (2, 2), (2, 4)]],
     *[("throughput", *split) for split in SPLITS if split != (2, 2)],
 ]
+MORE = [
+    (family, *mesh, g)
+    for family in ("r1", "qwen2")
+    for mesh in [*MESHES, *OTHERS]
+    for g in SHAPES
+    if (family, *mesh, g) not in ANY
+]
 
 
-@pytest.mark.parametrize("family", ["r1", "qwen2"])
-@pytest.mark.parametrize(
-    ("rules", "data", "tensor"),
-    [*MESHES, *[pytest.param(*mesh, marks=pytest.mark.slow) for mesh in OTHERS]],
-)
-@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+@pytest.mark.parametrize(("family", "rules", "data", "tensor", "g"), cases(ANY, MORE))
 def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
     """Long chunks bring enough tokens for them to travel to their experts."""
     config, mesh = config_of(family), sharding.make_mesh(data, tensor)
@@ -227,7 +245,7 @@ def test_any_mesh_gives_the_whole_sequence(family, rules, data, tensor, g):
     axes = parameters.logical_axes(config)
     where = sharding.shardings(params_of(family), axes, mesh, rules)
     cut = jax.device_put(params_of(family), where)
-    check(family, Target("kernels", REFERENCE, placement), g, cut)
+    check(family, Target("kernels", REFERENCE, placement), SHAPES[g], cut)
 
 
 @pytest.mark.slow
@@ -243,7 +261,7 @@ def test_any_mesh_verifies_guesses(family, rules, data, tensor, g):
     check(family, Target("kernels", REFERENCE, placement), g, cut)
 
 
-@pytest.mark.parametrize("g", [FEW, LONG], ids=["few", "long"])
+@pytest.mark.parametrize("g", cases(["long"], [["few"]]))
 def test_copies_of_experts_give_the_whole_sequence(g):
     config, params = config_of("r1"), params_of("r1")
     loads = np.tile(1 / (1 + np.arange(16)), (2, 1))
@@ -253,7 +271,7 @@ def test_copies_of_experts_give_the_whole_sequence(g):
     placement = sharding.Placement(sharding.make_mesh(2, 2), "throughput")
     where = sharding.shardings(arranged, axes, placement.mesh, placement.rules)
     cut = jax.device_put(arranged, where)
-    check("r1", Target("kernels", REFERENCE, placement), g, cut)
+    check("r1", Target("kernels", REFERENCE, placement), SHAPES[g], cut)
 
 
 def check_few(family, form, data=0, tensor=1, rules="throughput"):
@@ -267,7 +285,7 @@ def check_few(family, form, data=0, tensor=1, rules="throughput"):
     return check(family, target, FEW, jax.device_put(params, where), form)
 
 
-@pytest.mark.parametrize("data", [0, 2], ids=["alone", "on a mesh"])
+@pytest.mark.parametrize("data", cases([2], [[0]]))
 def test_dense_weights_of_few_bits_multiply_as_what_they_stand_for(data):
     check_few("qwen2", "int8", data, 2)
 
@@ -283,10 +301,7 @@ SOME = [("int8", 2, 2), ("fp8_blocks", 2, 2), ("int4", 0, 1)]
 
 @pytest.mark.parametrize(
     ("form", "data", "tensor"),
-    [
-        *SOME,
-        *[pytest.param(*m, marks=pytest.mark.slow) for m in MANY if m not in SOME],
-    ],
+    cases(SOME, [many for many in MANY if many not in SOME]),
 )
 def test_experts_of_few_bits_multiply_as_what_they_stand_for(form, data, tensor):
     check_few("wide", form, data, tensor)
