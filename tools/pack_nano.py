@@ -90,7 +90,7 @@ def digest(path: Path) -> str:
 def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """Returns the card's tables in Markdown, and the minutes of two processors."""
     results = found["results"]
-    (seen,) = results["last-arithmetic-0.6-4"]
+    (seen,) = results["last-arithmetic-0.6-16"]
     (anew,) = results["last-arithmetic-anew-0.6-1"]
     by_task = [
         f"| {name} | {100 * mean:.1f} | {100 * anew['groups'][name][0]:.1f} |"
