@@ -65,6 +65,7 @@ TEST = [
     "jax[tpu]>=0.10; platform_system == 'Linux' and platform_machine == 'x86_64'",
     "jsonschema",
     "kubernetes-validate",  # the core's schemas, for deploy/kubernetes
+    "mkdocs-material",  # docs/ as a site
     "openai",
     "playwright",  # drives a Chromium that is installed beside it
     "pytest",

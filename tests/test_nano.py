@@ -6,6 +6,7 @@ import json
 import pytest
 
 import r1jax
+from doc_blocks import ROOT, run
 from r1jax.locate import NANO, locate
 from r1jax.problems import draw
 
@@ -31,6 +32,11 @@ def test_it_thinks_and_answers(nano):
     right = [f"\\boxed{{{p.answer}}}" in answer.content for p, answer in pairs]
     assert sum(right) >= 7
     assert all(answer.reasoning for answer in answers)
+
+
+def test_the_readmes_example_runs(nano, monkeypatch):
+    monkeypatch.setattr(r1jax, "load", lambda: nano)
+    assert "\\boxed{" in run(ROOT / "README.md")
 
 
 @pytest.mark.parametrize("question", ["Who are you?", "Wer bist du?"])

@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what was asked; returns 0, 2 for bad input, 130 when interrupted."""
     try:
-        args = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
         _check(args)
         if args.verify:
             return _verify(args.verify)
@@ -132,7 +132,8 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Builds the parser, with its help."""
     parser = _Parser(description=(__doc__ or "").splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(

@@ -33,7 +33,7 @@ _SHORT = 12  # digits of a commit that are shown
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what was asked and gives the exit code."""
     try:
-        args = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
         args.act(args)
     except R1jaxError as error:
         sys.stderr.write(f"{error}\n")
@@ -98,7 +98,8 @@ def _matches(one: Kept, asked: str, form: str | None) -> bool:
     return same and form in (None, one.form)
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Builds the parser, with its help."""
     parser = Parser(
         "python -m r1jax.checkpoints",
         description=__doc__,

@@ -32,7 +32,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates, prints the table, and gives the exit code."""
     try:
-        args = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
         _check(args)
         tasks = [load_task(name, args.data, args.seed) for name in args.task]
         _run(args, tasks)
@@ -133,7 +133,8 @@ def _check(args: argparse.Namespace) -> None:
         sandbox.check()
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Builds the parser, with its help."""
     own = Parser(prog="python -m r1jax.evaluate", description=__doc__)
     add = own.add_argument
     add("--model", help="what r1jax.load takes; by default r1-nano")

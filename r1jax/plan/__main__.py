@@ -42,7 +42,7 @@ _ONE_SLICE = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plans, prints, and gives the exit code: 0 where it fits, 1 where it does not."""
     try:
-        args = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
         _check(args)
         if args.compilation_cache:
             keep_compiled(args.compilation_cache)
@@ -117,7 +117,7 @@ def _check(args: argparse.Namespace) -> None:
             "prices are in the table alone",
             "leave out one of them",
         )
-    usual = vars(_parser().parse_args([]))
+    usual = vars(parser().parse_args([]))
     alone = [n for n in _ONE_SLICE if getattr(args, n) != usual[n]]
     if args.recommend and alone:
         names = ", ".join("--" + name.replace("_", "-") for name in alone)
@@ -165,7 +165,8 @@ def _model(source: str) -> tuple[str, ModelConfig]:
         ) from None
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Builds the parser, with its help."""
     parser = Parser(
         "python -m r1jax.plan",
         allow_abbrev=False,

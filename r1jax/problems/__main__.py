@@ -21,7 +21,7 @@ _BAD_INPUT = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints examples or lengths, or writes files; returns the exit code."""
     try:
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
         if options.write_tokenizer is not None:
             nano.write(options.write_tokenizer)
             print(f"wrote the tokenizer to {options.write_tokenizer}")
@@ -95,7 +95,8 @@ def _print_lengths(tasks: Sequence[str], options: argparse.Namespace) -> None:
         print(f"{task:10} {questions:8.1f} {thoughts:8.1f} {max(lengths[1]):15}")
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Builds the parser, with its help."""
     parser = Parser(prog="python -m r1jax.problems", description=__doc__)
     add = parser.add_argument
     add("--task", action="append", choices=TASKS, help="may be repeated; all")

@@ -18,7 +18,7 @@ KINDS = {"sft": sft.run, "grpo": rl.run, "reject": rejecting.run}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains by the settings' kind; the exit code is 130 after Ctrl-C."""
     try:
-        args = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
         config = settings.load(args.config, args.set)
         if config.kind not in KINDS:
             raise ConfigError(
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Builds the parser, with its help."""
     parser = Parser(prog="python -m r1jax.train", description=__doc__)
     parser.add_argument("config", help="a file of settings, or its name in configs/")
     parser.add_argument(
