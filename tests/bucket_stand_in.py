@@ -58,11 +58,13 @@ class Bucket:
 
     @property
     def environment(self) -> dict[str, str]:
-        """By which tensorstore finds it, and asks no other machine for credentials."""
+        """By which its clients find it, and ask no other machine for credentials."""
         return {
             "TENSORSTORE_GCS_HTTP_URL": self.url,
             "GCE_METADATA_ROOT": self.url.removeprefix("http://"),
-            "STORAGE_EMULATOR_HOST": self.url,  # gcsfs
+            "STORAGE_EMULATOR_HOST": self.url,  # of gcsfs, and what follows
+            "NO_GCE_CHECK": "true",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks by gRPC
         }
 
 
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        words = path.strip("/").split("/")
+        words = path.removeprefix("/download").strip("/").split("/")
         asked = dict(urllib.parse.parse_qsl(query))
         if words[:3] != [
             "storage",
@@ -90,15 +92,17 @@ class _Handler(BaseHTTPRequestHandler):
         return self._object(urllib.parse.unquote(words[5]), asked)
 
     def do_POST(self) -> None:
-        """Takes a file in one piece, as gcsfs sends it: its name, then its contents."""
+        """Begins an upload and says where its contents go, or takes them whole."""
         sent = self.rfile.read(int(self.headers["Content-Length"]))
-        mark = b"--" + self.headers["Content-Type"].partition('"')[2][:-1].encode()
-        about, content = (
-            part.split(b"\n\n", 1)[1] for part in sent.split(b"\n" + mark)[:2]
-        )
-        name = json.loads(about)["name"]
-        self.bucket.files[name] = content
-        self._json(self._about(name))
+        path, _, query = self.path.partition("?")
+        asked = dict(urllib.parse.parse_qsl(query))
+        if path.startswith("/upload/"):
+            place = (
+                f"{self.bucket.url}/contents?name={urllib.parse.quote(asked['name'])}"
+            )
+            return self._send(200, b"{}", {"Location": place})
+        self.bucket.files[asked["name"]] = sent
+        return self._json(self._about(asked["name"]))
 
     def _list(self, asked: Mapping[str, str]) -> None:
         start = asked.get("prefix", "")

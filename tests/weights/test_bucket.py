@@ -7,7 +7,8 @@ import pytest
 import r1jax
 from bucket_stand_in import BUCKET, Bucket, files_in
 from hosts.processes import QUICK, Process, flags, make_checkpoint
-from r1jax.errors import CheckpointError
+from r1jax.engine.programs import keep_compiled
+from r1jax.errors import CheckpointError, ConfigError
 from r1jax.locate import locate
 from r1jax.weights import bucket, convert, open_source, restore, to_hf, verify
 
@@ -125,3 +126,35 @@ def test_a_server_reads_its_model_out_of_a_bucket(tmp_path, monkeypatch):
             assert server.wait(60) == 0
     assert {name for name, _ in stand_in.asked} == set(files)
     assert not list(tmp_path.glob("r1jax-*"))
+
+
+_COMPILE = """
+import jax
+from r1jax.engine.programs import keep_compiled
+keep_compiled("gs://{}/compiled")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_raise_persistent_cache_errors", True)
+jax.jit(lambda x: x + 1)(1.0)
+jax.clear_caches()
+jax.jit(lambda x: x + 1)(1.0)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_in_a_bucket_and_found_there(monkeypatch):
+    pytest.importorskip("gcsfs", reason="it comes with the gcs extra")
+    with Bucket({"some/file": b""}) as stand_in:
+        for name, value in stand_in.environment.items():
+            monkeypatch.setenv(name, value)
+        program = Process(["-c", _COMPILE.format(BUCKET)])
+        assert program.wait(300) == 0, "\n".join(program.lines)
+        kept = {name for name in stand_in.files if name.startswith("compiled/")}
+        assert kept
+        assert kept & {name for name, _ in stand_in.asked}
+
+
+def test_a_bucket_for_compiled_programs_needs_an_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="gcsfs cannot be imported") as error:
+        keep_compiled("gs://models/compiled")
+    assert "r1jax[gcs]" in error.value.fix
