@@ -50,6 +50,12 @@ def test_importing_touches_no_device_and_brings_nothing_heavy():
     assert not _HEAVY & set(printed.split())
 
 
+def test_the_changelog_begins_with_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = next(line for line in text.splitlines() if line.startswith("## "))
+    assert newest.split()[1] == r1jax.__version__
+
+
 @dataclass(frozen=True)
 class Built:
     """What was built: a wheel, an sdist, and a wheel of the sdist."""
