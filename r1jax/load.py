@@ -67,8 +67,9 @@ def load(
     Args:
       source: An r1jax checkpoint, a Hugging Face directory, a GGUF file, a preset's
         name (random weights), a Hugging Face repository's name or name@revision
-        (docs/hub.md), or None for r1-nano, which comes with this package. "smollm2" is
-        the model of the `demo` extra.
+        (docs/hub.md), an r1jax checkpoint in a bucket (gs://BUCKET/PATH), or None for
+        r1-nano, which comes with this package. "smollm2" is the model of the `demo`
+        extra.
       dtype: float32, bfloat16 or float16; by default float32 on a CPU, where XLA is
         slow with the others, and bfloat16 elsewhere. Or of few bits: int8, fp8,
         fp8_blocks or int4 (docs/weights.md); what stays plain is of the default then.

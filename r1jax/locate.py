@@ -7,16 +7,20 @@ from pathlib import Path
 from r1jax.checkpoints import Forms, fetch
 from r1jax.errors import CheckpointError
 from r1jax.hub import parse
+from r1jax.weights.bucket import SCHEME, is_address
 
 NANO = "r1-nano"  # also the folder's name
 SMOLLM2 = "smollm2"
 
 
-def locate(source: str | os.PathLike[str] | None, forms: Forms | None = None) -> Path:
-    """Finds the file or directory that a source means.
+def locate(
+    source: str | os.PathLike[str] | None, forms: Forms | None = None
+) -> Path | str:
+    """Finds the file or directory that a source means; keeps an address in a bucket.
 
     Args:
-      source: A path, a repository of the hub, or None.
+      source: A path, an address in a bucket (gs://), a repository of the hub, or
+        None.
       forms: Of a repository, what its weights are to be loaded as: then a checkpoint
         that is kept in that form is taken (`r1jax.checkpoints`).
 
@@ -27,6 +31,14 @@ def locate(source: str | os.PathLike[str] | None, forms: Forms | None = None) ->
     if source is None:
         return _nano()
     name = os.fspath(source)
+    if is_address(name):
+        return name
+    if "://" in name:
+        raise CheckpointError(
+            f"{name} cannot be read",
+            f"of addresses, those of Google's buckets ({SCHEME}) are read",
+            "mount it or copy it here, and name the directory",
+        )
     path = Path(name).expanduser()
     if path.exists():
         return path

@@ -1,6 +1,6 @@
 """A server of OpenAI's chat completions, asked from many threads at once.
 
-It needs httpx, which not every use of r1jax does: see the extras in setup.py.
+It needs httpx, which comes with the extras evaluate and train.
 """
 
 import dataclasses
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
+from r1jax.command import require
 from r1jax.errors import ConfigError, R1jaxError
 
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -77,7 +76,11 @@ class Remote:
 
         Raises:
           AskError: It cannot be reached, or lists no model.
+          ConfigError: httpx is not installed, or the URL is no address.
         """
+        require("evaluate", "httpx")
+        import httpx
+
         address = url.rstrip("/")
         self._url = address if address.endswith("/v1") else f"{address}/v1"
         if not address.startswith(("http://", "https://")):
@@ -137,6 +140,8 @@ class Remote:
             ) from None
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        import httpx
+
         for attempt in range(_ATTEMPTS):
             last = attempt + 1 == _ATTEMPTS
             try:

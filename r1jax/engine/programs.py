@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
 
 from r1jax.cache import Geometry
+from r1jax.command import require
 from r1jax.config import ModelConfig
 from r1jax.engine.guides import words_of
 from r1jax.engine.packing import Form
@@ -169,19 +170,26 @@ class Programs:
 def keep_compiled(folder: str) -> None:
     """Lets JAX keep compiled programs in a folder, and find them there.
 
+    Args:
+      folder: A path, or an address in a bucket (gs://), which JAX asks by gcsfs.
+
     Raises:
-      ConfigError: The folder cannot be made.
+      ConfigError: The folder cannot be made, or gcsfs is not installed.
     """
-    path = Path(folder).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"compiled programs cannot be kept in {path}",
-            str(error),
-            "name a directory where you may write",
-        ) from None
-    jax.config.update("jax_compilation_cache_dir", str(path))
+    if folder.startswith("gs://"):
+        require("gcs", "gcsfs")
+    else:
+        path = Path(folder).expanduser()
+        folder = str(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"compiled programs cannot be kept in {path}",
+                str(error),
+                "name a directory where you may write",
+            ) from None
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -6,7 +6,6 @@ itself by signals that only a main thread gets. So it runs in worker processes, 
 which is killed when an answer takes too long.
 """
 
-import importlib.util
 import json
 import os
 import queue
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from r1jax.command import require
 from r1jax.errors import ConfigError
 
 _WORKER = [sys.executable, "-m", "r1jax.evaluate.maths_worker"]
@@ -54,12 +54,7 @@ class Judges:
         Raises:
           ConfigError: math-verify is not installed.
         """
-        if importlib.util.find_spec("math_verify") is None:
-            raise ConfigError(
-                "math-verify is not installed",
-                "answers in LaTeX are judged by it",
-                'python -m pip install "r1jax[evaluate]"',
-            )
+        require("evaluate", "math_verify")
         self._count = workers
         self._workers = [_Worker(timeout, command) for _ in range(workers)]
 

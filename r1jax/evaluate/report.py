@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.errors import ConfigError
+from r1jax.command import require
 from r1jax.evaluate.estimates import Estimate
 from r1jax.evaluate.published import CONS_AT_64, NAMES, PASS_AT_1
 from r1jax.evaluate.run import Result
@@ -52,14 +52,9 @@ def figure_class() -> Any:
     Raises:
       ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError(
-            "matplotlib is not installed",
-            "the picture is drawn by it",
-            'python -m pip install "r1jax[evaluate]"',
-        ) from None
+    require("evaluate", "matplotlib")
+    from matplotlib.figure import Figure
+
     return Figure
 
 

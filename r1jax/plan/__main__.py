@@ -20,6 +20,7 @@ from r1jax.presets import NAMES, preset
 from r1jax.quant import FORMS, PARTS, scheme
 from r1jax.sharding import STRATEGIES
 from r1jax.weights import open_source
+from r1jax.weights.bucket import is_address
 from r1jax.weights.dtypes import chosen_scheme
 
 _BAD_INPUT = 2  # the exit code for what the user can put right
@@ -152,6 +153,8 @@ def _say(line: str) -> None:
 def _model(source: str) -> tuple[str, ModelConfig]:
     """Returns a preset, or the config of a checkpoint; reads no weights."""
     path = Path(source)
+    if is_address(source):
+        return path.name, open_source(source).config
     if not path.exists():
         return source, preset(source)
     name, config = path.resolve().name, path / "config.json"

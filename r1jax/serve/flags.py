@@ -146,7 +146,9 @@ _SPECULATION = (
     '"prompt_lookup_max": ..., "prompt_lookup_min": ...}'
 )
 _CACHE = "~/.cache/r1jax/compiled"
-_COMPILED = "where compiled steps are kept, '' for nowhere (%(default)s)"
+_COMPILED = (
+    "where compiled steps are kept, a folder or gs://..., '' for nowhere (%(default)s)"
+)
 _BODY = "longest request body (%(default)s)"
 _QUEUE = "sequences that may wait before new requests get 503 (%(default)s)"
 _KEYS = "keys, one of which is required; R1JAX_API_KEY in the environment is one more"

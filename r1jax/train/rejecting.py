@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from r1jax.errors import ConfigError
 from r1jax.load import load
 from r1jax.problems import Problem
-from r1jax.train import reject
+from r1jax.remote import Remote, Sampling
+from r1jax.train import reject, teacher
 from r1jax.train.interrupts import interrupts
 from r1jax.train.kept import Kept
 from r1jax.train.reject import Rules
@@ -81,15 +82,6 @@ def _asking(
 def _remote(
     settings: ConfigDict, rules: Rules, problems: Mapping[int, Problem]
 ) -> Iterator[Ended]:
-    try:
-        from r1jax.remote import Remote, Sampling
-        from r1jax.train import teacher
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{error.name} is not installed",
-            "it asks teachers behind a URL",
-            "install r1jax with its extra train",
-        ) from None
     remote = Remote(
         settings.url,
         settings.url_model or None,

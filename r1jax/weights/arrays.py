@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import itertools
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import tensorstore as ts
 
 from r1jax.errors import CheckpointError
+from r1jax.weights.bucket import Place, folder_of, reason
 from r1jax.weights.names import Path as TreePath
 
 _CHUNK = 2**26  # bytes above which a chunk is cut
@@ -114,7 +114,7 @@ class Stored:
         for place in itertools.product(*(range(count) for count in counts)):
             yield "/".join((self.folder, "c", *map(str, place)))
 
-    def open(self, directory: Path, context: ts.Context | None = None) -> Any:
+    def open(self, place: Place, context: ts.Context | None = None) -> Any:
         """Opens the array for reading.
 
         Raises:
@@ -123,7 +123,7 @@ class Stored:
         return ts.open(
             {
                 "driver": "zarr3",
-                "kvstore": f"file://{directory.absolute() / self.folder}/",
+                "kvstore": folder_of(place, self.folder),
                 "fill_missing_data_reads": False,
                 "recheck_cached_data": "open",
             },
@@ -154,7 +154,7 @@ class Writer:
             self._array = ts.open(
                 {
                     "driver": "zarr3",
-                    "kvstore": f"file://{directory.absolute() / stored.folder}/",
+                    "kvstore": folder_of(directory, stored.folder),
                     "metadata": {
                         "shape": list(stored.shape),
                         "data_type": stored.dtype.name,
@@ -195,12 +195,6 @@ class Writer:
                 reason(error),
                 "make room on the disk and start again, or choose another output",
             ) from None
-
-
-def reason(error: Exception) -> str:
-    """Returns tensorstore's words, without its codes and where in its source."""
-    first = (str(error) or type(error).__name__).splitlines()[0].split(" [")[0]
-    return re.sub(r"^[A-Z_]+: ", "", first)
 
 
 def digest_of(unit: np.ndarray) -> str:

@@ -126,7 +126,7 @@ class _Maker:
         stored = arrays(checkpoint.config, checkpoint.manifest)
         self._stored = {array.path: array for array in stored}
         self._plain = names.arrays(checkpoint.config, "float32")
-        self._reader = Reader(checkpoint.path)
+        self._reader = Reader(checkpoint.place)
         beside = checkpoint.path / RELEASED_SCALES
         self._released = open_file(beside) if beside.exists() else {}
         self._pool, self._room = ThreadPoolExecutor(THREADS), Room(_ROOM)

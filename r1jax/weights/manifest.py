@@ -15,7 +15,7 @@ from r1jax.errors import CheckpointError, ConfigError
 from r1jax.quant import Scheme
 from r1jax.weights import names
 from r1jax.weights.arrays import Stored
-from r1jax.weights.files import read_json
+from r1jax.weights.files import AGAIN, read_json
 
 MANIFEST, METADATA = "r1jax.json", "_METADATA"
 FORMAT = 2
@@ -81,7 +81,31 @@ def read(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
             "convert with tools/convert_weights.py; the same command goes on where a "
             "conversion was stopped",
         )
-    manifest = read_json(path)
+    return _checked(path, read_json(path))
+
+
+def check(path: str, text: bytes) -> tuple[ModelConfig, dict[str, Any]]:
+    """Checks a manifest that was read elsewhere; returns what `read` does.
+
+    Args:
+      path: Where it is, for errors.
+      text: What it says.
+
+    Raises:
+      CheckpointError: It is broken, or does not fit its own model.
+    """
+    try:
+        manifest = json.loads(text)
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path} is no JSON object", "it is damaged", AGAIN)
+    return _checked(path, manifest)
+
+
+def _checked(
+    path: Path | str, manifest: dict[str, Any]
+) -> tuple[ModelConfig, dict[str, Any]]:
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: format is {manifest.get('format')!r}",

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +20,8 @@ import tensorstore as ts
 from jax.experimental.layout import Format
 
 from r1jax.errors import CheckpointError
-from r1jax.weights.arrays import Stored, reason
+from r1jax.weights import bucket
+from r1jax.weights.arrays import Stored
 from r1jax.weights.files import aligned
 from r1jax.weights.room import Room
 from r1jax.weights.rounded import rounded
@@ -37,17 +37,15 @@ Place = tuple[slice, ...]
 class Reader:
     """Reads arrays of one checkpoint; use as a context, which ends when all is read."""
 
-    def __init__(self, directory: Path, room: int = _ROOM) -> None:
+    def __init__(self, place: bucket.Place, room: int = _ROOM) -> None:
         """Starts the threads."""
-        self._directory, self._room = directory, Room(room)
+        self._checkpoint, self._room = place, Room(room)
         self._pool = ThreadPoolExecutor(_READERS)
         cores = os.cpu_count() or 1
-        self._context = ts.Context(
-            {
-                "cache_pool": {"total_bytes_limit": _CACHE},
-                "data_copy_concurrency": {"limit": cores},
-                "file_io_concurrency": {"limit": _READERS},
-            }
+        self._context = bucket.context(
+            cache_pool={"total_bytes_limit": _CACHE},
+            data_copy_concurrency={"limit": cores},
+            file_io_concurrency={"limit": _READERS},
         )
 
     def __enter__(self) -> "Reader":
@@ -119,7 +117,7 @@ class Reader:
         return source.read(place).reshape(stored.shape[len(index) :])
 
     def _source(self, stored: Stored, dtype: Any) -> "_Source":
-        return _Source(self._directory, stored, np.dtype(dtype), self._context)
+        return _Source(self._checkpoint, stored, np.dtype(dtype), self._context)
 
     def _to_host(self, source: "_Source") -> Callable[[], np.ndarray]:
         out = aligned(source.stored.shape, source.dtype)
@@ -177,7 +175,7 @@ class Reader:
 class _Source:
     """An array on disk, and what its values are rounded to."""
 
-    directory: Path
+    checkpoint: bucket.Place
     stored: Stored
     dtype: np.dtype[Any]
     context: ts.Context
@@ -195,13 +193,13 @@ class _Source:
           CheckpointError: A file is missing, cut short or changed, or a value is too
             large for the dtype.
         """
-        where = f"{self.directory}: leaf {self.stored.name}"
+        where = f"{self.checkpoint}: leaf {self.stored.name}"
         try:
             values = np.asarray(self._array[place].read().result())
         except ValueError as error:
             raise CheckpointError(
                 f"{where} cannot be read",
-                reason(error),
+                bucket.reason(error),
                 "copy the checkpoint again, or convert again",
             ) from None
         if values.dtype == self.dtype:
@@ -212,7 +210,7 @@ class _Source:
 
     @functools.cached_property
     def _array(self) -> Any:
-        return self.stored.open(self.directory, self.context)
+        return self.stored.open(self.checkpoint, self.context)
 
 
 def _pieces(source: _Source, place: Place) -> list[Place]:

@@ -8,6 +8,7 @@ from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
 from r1jax.quant import Scheme
 from r1jax.typing import PyTree
+from r1jax.weights.bucket import is_address
 from r1jax.weights.gguf import GgufCheckpoint
 from r1jax.weights.hf import HfCheckpoint
 from r1jax.weights.journal import is_partial
@@ -25,7 +26,7 @@ class Source(Protocol):
 
     @property
     def path(self) -> Path:
-        """The directory or file."""
+        """The directory or file; of a checkpoint in a bucket, copies of its files."""
         ...
 
     @property
@@ -81,12 +82,15 @@ def open_source(
 ) -> OrbaxCheckpoint | HfCheckpoint | GgufCheckpoint:
     """Opens an r1jax checkpoint, a Hugging Face directory or a GGUF file.
 
-    A directory may also hold just one GGUF file.
+    A directory may also hold just one GGUF file. An address in a bucket (gs://) is that
+    of an r1jax checkpoint.
 
     Raises:
       CheckpointError: Nothing is there, it is none of these, or it is broken.
       ConfigError: It is of a model that r1jax does not have.
     """
+    if is_address(path):
+        return OrbaxCheckpoint(path)
     path = Path(path).expanduser()
     if is_partial(path):
         raise CheckpointError(

@@ -4,6 +4,9 @@ A checkpoint is a tree of zarr arrays that Orbax reads, and `r1jax.json` with th
 model's config, a digest of every array, and where it came from.
 """
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from r1jax.config import ModelConfig
 from r1jax.errors import CheckpointError
 from r1jax.quant import QArray, Scheme
 from r1jax.typing import PyTree
-from r1jax.weights import leaves, manifest, names
+from r1jax.weights import bucket, leaves, manifest, names
 from r1jax.weights.arrays import Stored
 from r1jax.weights.files import read_json
 from r1jax.weights.reading import Reader
@@ -35,7 +38,7 @@ def restore(
     that is larger, besides numpy arrays that are returned.
 
     Args:
-      directory: The checkpoint.
+      directory: The checkpoint, here or in a bucket (gs://).
       dtype: Of all plain leaves but those that are always float32; None for the stored
         one. What is stored in few bits stays so.
       shardings: A tree like the parameters (more is allowed) of shardings, or of
@@ -51,10 +54,22 @@ def restore(
     Raises:
       CheckpointError: The checkpoint is half-made, truncated or damaged.
     """
-    config, about = manifest.read(directory)
+    opened = OrbaxCheckpoint(directory)
+    params = opened.params(dtype, mtp=mtp, shardings=shardings)
+    return opened.config, params, opened.manifest
+
+
+def _restored(
+    place: bucket.Place,
+    config: ModelConfig,
+    about: Mapping[str, Any],
+    dtype: Any,
+    shardings: PyTree,
+    mtp: bool,
+) -> PyTree:
     wanted = names.arrays(config, dtype or about["dtype"], manifest.scheme(about))
     tree: dict[str, Any] = {}
-    with Reader(Path(directory)) as reader:
+    with Reader(place) as reader:
         pending = {}
         for stored in arrays(config, about):
             path = stored.path
@@ -64,7 +79,7 @@ def restore(
             pending[path] = reader.read(stored, wanted[path].dtype, sharding)
         for path, array in pending.items():
             leaves.insert(tree, path, array())
-    return config, _with_qarrays(tree), about
+    return _with_qarrays(tree)
 
 
 def arrays(config: ModelConfig, about: Mapping[str, Any]) -> list[Stored]:
@@ -89,7 +104,9 @@ class OrbaxCheckpoint:
 
     Attributes:
       kind: "orbax".
-      path: The directory.
+      place: The directory, or its address in a bucket.
+      path: The directory; of a checkpoint in a bucket, one here with copies of all that
+        is no array, which goes with this object.
       config: The model.
       manifest: What `r1jax.json` says.
       generation: What the source's generation_config.json said.
@@ -102,10 +119,16 @@ class OrbaxCheckpoint:
         """Reads the manifest.
 
         Raises:
-          CheckpointError: As said in `manifest.read`.
+          CheckpointError: As said in `manifest.read`, or a bucket refuses.
         """
-        self.path = Path(path)
-        self.config, self.manifest = manifest.read(path)
+        self.place: bucket.Place = path if bucket.is_address(path) else Path(path)
+        if bucket.is_address(path):
+            self.path = Path(tempfile.mkdtemp(prefix="r1jax-"))
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+            self.config, self.manifest = _copied(path, self.path)
+        else:
+            self.path = Path(path)
+            self.config, self.manifest = manifest.read(path)
         self.generation: Mapping[str, Any] = self.manifest["generation"]
         self.scheme: Scheme | None = manifest.scheme(self.manifest)
 
@@ -137,9 +160,28 @@ class OrbaxCheckpoint:
         """
         if scheme not in (None, self.scheme):
             raise CheckpointError(
-                f"{self.path} is asked for as {scheme}",
+                f"{self.place} is asked for as {scheme}",
                 f"it is stored as {self.scheme or self.manifest['dtype']}, and what is "
                 "stored is not rounded again",
                 "convert the release with that --dtype, or load what is stored",
             )
-        return restore(self.path, dtype=dtype, shardings=shardings, mtp=mtp)[1]
+        return _restored(self.place, self.config, self.manifest, dtype, shardings, mtp)
+
+
+def _copied(address: str, home: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """Copies what is no array out of a bucket; returns what `manifest.read` does.
+
+    Raises:
+      CheckpointError: It is not there, or not as it was written.
+    """
+    text = bucket.read(address, manifest.MANIFEST)
+    if text is None:
+        raise CheckpointError(
+            f"{address} has no {manifest.MANIFEST}",
+            "from buckets only checkpoints of tools/convert_weights.py are read",
+            "check the address; convert other models first, or mount the bucket "
+            "(docs/deployment.md)",
+        )
+    config, about = manifest.check(f"{address}/{manifest.MANIFEST}", text)
+    bucket.copy(address, about["files"], home)
+    return config, about

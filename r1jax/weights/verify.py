@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from r1jax.weights import manifest, store
-from r1jax.weights.arrays import Stored, digest_of, digest_of_units, reason
+from r1jax.weights import bucket, store
+from r1jax.weights.arrays import Stored, digest_of, digest_of_units
 from r1jax.weights.filling import THREADS
 from r1jax.weights.manifest import MANIFEST
 from r1jax.weights.room import Room
@@ -21,6 +21,9 @@ _ROOM = 2**30  # bytes in memory at once, or one unit that is larger
 def verify(directory: str | Path) -> tuple[int, list[str]]:
     """Compares every file of a checkpoint with what the manifest says of it.
 
+    Args:
+      directory: The checkpoint, here or in a bucket (gs://).
+
     Returns:
       How many leaves were read, and a line for each thing that is wrong; none where the
       checkpoint is whole.
@@ -28,23 +31,22 @@ def verify(directory: str | Path) -> tuple[int, list[str]]:
     Raises:
       CheckpointError: There is no manifest, or a broken one.
     """
-    directory = Path(directory)
-    config, about = manifest.read(directory)
-    arrays = store.arrays(config, about)
+    checkpoint = store.OrbaxCheckpoint(directory)
+    place, about = checkpoint.place, checkpoint.manifest
+    arrays = store.arrays(checkpoint.config, about)
     expected = {MANIFEST, *about["files"]}
     expected |= {name for stored in arrays for name in stored.files()}
-    paths = (path for path in directory.rglob("*") if not path.is_dir())
-    found = {path.relative_to(directory).as_posix() for path in paths}
+    found = bucket.names(place)
     wrong = [
         f"{name}: is not part of the checkpoint" for name in sorted(found - expected)
     ]
-    wrong += _beside(directory, about["files"])
+    wrong += _beside(checkpoint.path, about["files"])
     total = sum(stored.nbytes for stored in arrays)
     progress = tqdm(
         total=total, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
     )
     with progress, ThreadPoolExecutor(THREADS) as pool:
-        digests = _Digests(directory, found, pool, progress)
+        digests = _Digests(place, found, pool, progress)
         pending = [(stored, digests.start(stored)) for stored in arrays]
         for stored, finish in pending:
             entry = about["leaves"][stored.name]
@@ -68,10 +70,15 @@ class _Digests:
     """Takes digests of arrays, all cores at once."""
 
     def __init__(
-        self, directory: Path, found: set[str], pool: ThreadPoolExecutor, progress: Any
+        self,
+        place: bucket.Place,
+        found: set[str],
+        pool: ThreadPoolExecutor,
+        progress: Any,
     ) -> None:
-        self._directory, self._found = directory, found
+        self._place, self._found = place, found
         self._pool, self._progress, self._room = pool, progress, Room(_ROOM)
+        self._context = bucket.context()
 
     def start(self, stored: Stored) -> Any:
         """Begins with an array; the result compares it, and says what is wrong."""
@@ -80,9 +87,9 @@ class _Digests:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             return lambda _: [f"{missing[0]} is missing{more}"]
         try:
-            array = stored.open(self._directory)
+            array = stored.open(self._place, self._context)
         except ValueError as error:
-            text = reason(error)
+            text = bucket.reason(error)
             return lambda _: [text]
         units = [
             self._pool.submit(self._unit, stored, array[i]) for i in stored.units()
@@ -92,7 +99,7 @@ class _Digests:
             try:
                 same = digest_of_units(unit.result() for unit in units) == digest
             except ValueError as error:
-                return [reason(error)]
+                return [bucket.reason(error)]
             return [] if same else ["its digest is not the one in the manifest"]
 
         return compare

@@ -68,7 +68,7 @@ def test_its_devices_are_extras_and_its_user_is_not_root(steps):
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     known = set(re.findall(r'^        "(\w+)": ', setup, re.MULTILINE))
     assert extras == {"tpu", "cuda"}
-    assert extras | {"serve"} <= known
+    assert extras | {"serve", "gcs"} <= known
     [user] = of(steps, "USER")
     assert all(int(number) > 0 for number in user.split(":"))  # as Kubernetes wants it
     bases = [rest.split()[0] for rest in of(steps, "FROM")]
