@@ -114,8 +114,9 @@ def stages(work: Path, scale: int) -> Iterator[Stage]:
     for model in (first, second, last):
         for temperature in (0.6, 1.0):
             yield judged(work, model, temperature, 1, least(1000))
-    yield judged(work, last, 0.6, 16, least(1000))
+    yield judged(work, last, 0.6, 4, least(1000))
     yield judged(work, last, 0.6, 1, least(1000), "arithmetic-anew")
+    yield judged(work, last, 0.6, 16, least(250))
 
 
 def judged(
