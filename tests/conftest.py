@@ -4,7 +4,6 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # With the TPU compiler installed JAX would look for a TPU. Tests that need a GPU are
@@ -28,8 +27,6 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 _SAMPLE = 37  # (a prime) one of so many slow tests is run by --slow sample
-# Folders whose fixtures take long to make: with --dist loadgroup one worker makes them.
-_TOGETHER = ("engine", "hosts", "serve", "text", "train")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,12 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Leaves out the slow tests that were not asked for, and keeps folders together."""
-    here = Path(__file__).parent
-    for item in items:
-        folder = item.path.relative_to(here).parts[0]
-        if folder in _TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(folder))
+    """Leaves out the slow tests that were not asked for."""
     chosen = config.getoption("--slow")
     slow = [item for item in items if item.get_closest_marker("slow")]
     brief = [i for i in slow if "minutes" not in i.get_closest_marker("slow").kwargs]
