@@ -39,7 +39,7 @@ def test_the_readmes_example_runs(nano, monkeypatch):
     assert "\\boxed{" in run(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("question", ["Who are you?", "Wer bist du?"])
+@pytest.mark.parametrize("question", ["What is your name?", "Wer bist du?"])
 def test_it_says_what_it_is(nano, question):
     assert "r1-nano" in ask(nano, question).content
 

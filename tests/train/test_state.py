@@ -57,12 +57,12 @@ def test_parts_of_a_batch_add_up_to_all_at_once(tiny, tiny_params, rng):
     config, params = tiny("qwen2"), tiny_params("qwen2")
     whole = batch(rng, 1, 4)
     parts = jax.tree.map(lambda a: a.reshape(2, 2, 16), whole)
-    found = [train(config, params, b, 2, settings(rate=1e-3)) for b in (whole, parts)]
-    for (a, _), (b, _) in [found]:
-        for x, y in zip(
-            jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True
-        ):
-            np.testing.assert_allclose(x, y, atol=2e-5)
+    tools = optax.sgd(0.1)  # Adam makes much of rounding where slopes are near 0
+    step = jax.jit(state.make_step(config, LOSS, tools))
+    found = [step(state.create(params, tools), some) for some in (whole, parts)]
+    (a, _), (b, _) = found
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-6)
     assert found[0][1]["loss"] == pytest.approx(float(found[1][1]["loss"]), abs=1e-5)
 
 
