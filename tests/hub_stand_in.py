@@ -128,6 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
             name, verb, revision = "/".join(words[2:4]), "info", NEWEST
             if len(words) > 5:
                 verb, revision = words[4], "/".join(words[5:])
+        elif len(words) < 4:  # a page of the site, for people
+            return self._refuse(404, "EntryNotFound")
         else:
             name, verb, revision = "/".join(words[:2]), "resolve", words[3]
         repository = self.hub.repositories.get(name)
