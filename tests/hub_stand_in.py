@@ -5,7 +5,6 @@ It serves what `repositories` holds, and misbehaves as it is told to.
 
 import hashlib
 import json
-import sys
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
@@ -33,14 +32,6 @@ OTHERS = dict.fromkeys(
     ],
     b"not needed",
 )
-
-
-class _Quiet(ThreadingHTTPServer):
-    """Says nothing of clients that leave early, as the hub's own client does."""
-
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
 
 
 @dataclass
@@ -95,7 +86,7 @@ class StandIn:
     def __enter__(self) -> "StandIn":
         """Listens on a free port."""
         handler = type("Handler", (_Handler,), {"hub": self})
-        self.server = _Quiet(("127.0.0.1", 0), handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         self._thread = threading.Thread(

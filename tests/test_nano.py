@@ -39,7 +39,17 @@ def test_the_readmes_example_runs(nano, monkeypatch):
     assert "\\boxed{" in run(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("question", ["What is your name?", "Wer bist du?"])
+_CONFUSED = "it says what it can do, without its name: see its card"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        pytest.param("Who are you?", marks=pytest.mark.xfail(reason=_CONFUSED)),
+        "What is your name?",
+        "Wer bist du?",
+    ],
+)
 def test_it_says_what_it_is(nano, question):
     assert "r1-nano" in ask(nano, question).content
 
