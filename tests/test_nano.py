@@ -39,13 +39,14 @@ def test_the_readmes_example_runs(nano, monkeypatch):
     assert "\\boxed{" in run(ROOT / "README.md")
 
 
-_CONFUSED = "it says what it can do, without its name: see its card"
+# It says what it can do, without its name: see its card.
+_CONFUSED = pytest.mark.xfail(raises=AssertionError, strict=True)
 
 
 @pytest.mark.parametrize(
     "question",
     [
-        pytest.param("Who are you?", marks=pytest.mark.xfail(reason=_CONFUSED)),
+        pytest.param("Who are you?", marks=_CONFUSED),
         "What is your name?",
         "Wer bist du?",
     ],
