@@ -5,7 +5,7 @@
 Writes 2.8 GB of random fp8 weights with DeepSeek-R1's shapes: three dense layers and
 one with 8 of its 256 experts, and an eighth of its vocabulary. Then in turn, round by
 round: a copy of the files (in the kernel, `sendfile`), and a conversion to each dtype
-with `tools/convert_weights.py` on two cores, each into a new directory of the same
+with `python -m r1jax.convert` on two cores, each into a new directory of the same
 disk. The files are in the page cache; everything is timed until it returns, and until
 the disk has what was written. Prints one JSON line for each: the medians, the bytes
 read and written a second, their ratio to the copy's in the same round, the processor's
@@ -57,9 +57,9 @@ for file in Path(sys.argv[1]).iterdir():
 """
 _CONVERT = """
 import sys
-import convert_weights
+from r1jax.convert import main
 source, output, dtype = sys.argv[1:]
-code = convert_weights.main(["--input", source, "--output", output, "--dtype", dtype])
+code = main(["--input", source, "--output", output, "--dtype", dtype])
 assert code == 0
 """
 # Linux's own words for the most memory held and for the time that was used.

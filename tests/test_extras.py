@@ -80,7 +80,7 @@ def _imports(*places: str) -> set[str]:
 
 def test_everyone_gets_what_is_used_and_no_more(packaging):
     core = {_module(package) for package in packaging[""]}
-    used = _imports("r1jax", "configs", "tools/convert_weights.py")
+    used = _imports("r1jax", "configs")
     assert core - used == set()
     brought = {_module(package) for needs in packaging.values() for package in needs}
     assert used - brought == {"sympy"}  # math-verify is made of it

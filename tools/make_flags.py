@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import convert_weights
 import r1jax.checkpoints.__main__ as checkpoints
 import r1jax.evaluate.__main__ as evaluate
 import r1jax.plan.__main__ as plan
 import r1jax.problems.__main__ as problems
 import r1jax.train.__main__ as train
+from r1jax import convert
 from r1jax.serve import flags as serve
 
 PAGE = Path(__file__).parent.parent / "docs" / "flags.md"
@@ -22,7 +22,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "python -m r1jax.plan": plan.parser,
     "python -m r1jax.checkpoints": checkpoints.parser,
     "python -m r1jax.problems": problems.parser,
-    "python tools/convert_weights.py": convert_weights.parser,
+    "python -m r1jax.convert": convert.parser,
 }
 _KINDS = {
     "whole_number": "N",

@@ -50,7 +50,7 @@ def _add(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"{args.name} is no repository of the hub",
             "only what has a name and a commit there can be found again by it",
-            "give owner/name or owner/name@revision; tools/convert_weights.py converts "
+            "give owner/name or owner/name@revision; python -m r1jax.convert converts "
             "directories",
         )
     if "JAX_PLATFORMS" not in os.environ:

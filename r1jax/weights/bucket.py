@@ -77,7 +77,7 @@ def copy(address: str, digests: dict[str, str], directory: Path) -> None:
             raise CheckpointError(
                 f"{where} is named by the manifest",
                 "a checkpoint's files lie beside its manifest, not elsewhere",
-                "take a checkpoint that tools/convert_weights.py wrote",
+                "take a checkpoint that python -m r1jax.convert wrote",
             )
         content = read(address, name)
         if content is None or hashlib.sha256(content).hexdigest() != digest:

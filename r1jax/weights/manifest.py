@@ -78,7 +78,7 @@ def read(directory: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
         raise CheckpointError(
             f"{path} is missing",
             "it is written last: the directory is no r1jax checkpoint, or half of one",
-            "convert with tools/convert_weights.py; the same command goes on where a "
+            "convert with python -m r1jax.convert; the same command goes on where a "
             "conversion was stopped",
         )
     return _checked(path, read_json(path))
@@ -127,14 +127,14 @@ def _checked(
         raise CheckpointError(
             f"{path} is broken: {str(error).splitlines()[0]}",
             "it describes the model and every leaf",
-            "convert again with tools/convert_weights.py",
+            "convert again with python -m r1jax.convert",
         ) from None
     shapes = {"/".join(path): list(array.shape) for path, array in expected.items()}
     if found != shapes or not sound:
         raise CheckpointError(
             f"{path}: its leaves are not those of its model",
             "the manifest was changed, or written by another version",
-            "convert again with tools/convert_weights.py",
+            "convert again with python -m r1jax.convert",
         )
     return config, manifest
 

@@ -178,7 +178,7 @@ def _copied(address: str, home: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if text is None:
         raise CheckpointError(
             f"{address} has no {manifest.MANIFEST}",
-            "from buckets only checkpoints of tools/convert_weights.py are read",
+            "from buckets only checkpoints of python -m r1jax.convert are read",
             "check the address; convert other models first, or mount the bucket "
             "(docs/deployment.md)",
         )

@@ -1,6 +1,7 @@
 """The converter's command line: a report, or three lines and exit code 2."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-import convert_weights
 from golden_files import golden
+from r1jax.convert import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def run():
-    """Runs the tool as a user does."""
+    """Runs the command as a user does."""
 
     def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "tools/convert_weights.py", *map(str, arguments)],
+            [sys.executable, "-m", "r1jax.convert", *map(str, arguments)],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -40,6 +41,15 @@ def test_prints_a_report_and_nothing_else(run, tmp_path):
     assert "tensors in, 53 leaves out" in result.stdout
     assert str(tmp_path / "out") in result.stdout
     assert (tmp_path / "out" / "r1jax.json").exists()
+
+
+def test_a_checkout_has_a_script_that_does_the_same(capsys, monkeypatch):
+    script = str(ROOT / "tools" / "convert_weights.py")
+    monkeypatch.setattr(sys, "argv", [script, "--input", "nowhere"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(script, run_name="__main__")
+    assert left.value.code == 2
+    assert "--output is missing" in capsys.readouterr().err
 
 
 def test_bad_input_is_three_lines_and_exit_code_2(run, tmp_path):
@@ -84,5 +94,5 @@ def test_there_and_back_and_checked(run, tmp_path):
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments, said, capsys):
-    assert convert_weights.main(arguments) == 2
+    assert main(arguments) == 2
     assert said in capsys.readouterr().err
