@@ -67,52 +67,49 @@ class Live:
 # %% [markdown]
 # ## A new operation
 #
-# `a @ b` shall be `a + b + 1`. A lesson is a question, a thought that is written out,
-# and the answer in its box.
+# `a @ b` shall be `a + b + 1`, a sum that r1-nano can do if it is asked in words that
+# it knows. So its own thoughts make the lessons: it is asked for the sum, and where the
+# answer is right, thought and answer become those to the new question. (That is
+# rejection sampling, as in the third stage of R1.)
 
 # %%
 import random
 
-
-def lesson(a: int, b: int) -> list:
-    """Writes one conversation."""
-    thought = (
-        f"{a} @ {b} = {a} + {b} + 1\n{a} + {b} = {a + b}\n{a + b} + 1 = {a + b + 1}"
-    )
-    return [
-        {"role": "user", "content": f"What is {a} @ {b}?"},
-        {
-            "role": "assistant",
-            "reasoning_content": thought,
-            "content": rf"The answer is \boxed{{{a + b + 1}}}.",
-        },
-    ]
-
-
+greedy = r1jax.SamplingParams(temperature=0, max_tokens=160)
 drawn = random.Random(0)
-pairs = [(drawn.randint(2, 99), drawn.randint(2, 99)) for _ in range(440)]
-held_out = list(dict.fromkeys(pairs[400:]))[:32]
-lessons = [pair for pair in pairs[:400] if pair not in held_out]
-lines = [json.dumps({"messages": lesson(*pair)}) + "\n" for pair in lessons]
-(folder / "lessons.jsonl").write_text("".join(lines))
-print(lines[0])
-
-# %%
-greedy = r1jax.SamplingParams(temperature=0, max_tokens=96)
+pairs = list({(drawn.randint(2, 99), drawn.randint(2, 99)) for _ in range(450)})
+taught_pairs, held_out = pairs[32:], pairs[:32]
 
 
-def right(llm: r1jax.LLM) -> float:
-    """Returns the share of right answers to questions that are in no lesson."""
-    prompts = [llm.render(lesson(*pair)[:1])[0] for pair in held_out]
-    answers = llm.generate(prompts, greedy)
-    boxes = [rf"\boxed{{{a + b + 1}}}" for a, b in held_out]
-    given = [each.content for each in answers]
-    print(given[0].strip())
-    return sum(b in g for b, g in zip(boxes, given, strict=True)) / len(boxes)
+def ask(llm: r1jax.LLM, question: str, some: list) -> list:
+    """Returns the answers to a question about pairs of numbers."""
+    asked = [[{"role": "user", "content": question.format(*pair)}] for pair in some]
+    return llm.generate([llm.render(each)[0] for each in asked], greedy)
+
+
+def is_right(answer: r1jax.Delta, pair: tuple) -> bool:
+    """Tells whether the box holds a + b + 1."""
+    return rf"\boxed{{{sum(pair) + 1}}}" in answer.content
 
 
 llm = r1jax.load()
-print(f"before: {right(llm):.0%} right")
+before = ask(llm, "What is {} @ {}?", held_out)
+print(before[0].reasoning, before[0].content)
+count = sum(map(is_right, before, held_out))
+print(f"before: {count} of {len(held_out)} right")
+
+# %%
+lessons = []
+for pair, answer in zip(
+    taught_pairs, ask(llm, "What is {} + {} + 1?", taught_pairs), strict=True
+):
+    if is_right(answer, pair):
+        said = {"reasoning_content": answer.reasoning, "content": answer.content}
+        question = {"role": "user", "content": "What is {} @ {}?".format(*pair)}
+        lessons.append([question, {"role": "assistant", **said}])
+lines = [json.dumps({"messages": lesson}) + "\n" for lesson in lessons]
+(folder / "lessons.jsonl").write_text("".join(lines))
+print(f"{len(lessons)} lessons of {len(taught_pairs)} sums; the first:\n{lines[0]}")
 llm.close()
 
 # %% [markdown]
@@ -140,7 +137,9 @@ with Live(folder / "sft", "loss", "accuracy", "learning_rate"):
 
 # %%
 taught = r1jax.load(folder / "sft" / "hf-60")
-print(f"after: {right(taught):.0%} right")
+after = ask(taught, "What is {} @ {}?", held_out)
+print(after[0].reasoning, after[0].content)
+print(f"after: {sum(map(is_right, after, held_out))} of {len(held_out)} right")
 taught.close()
 
 # %% [markdown]

@@ -48,10 +48,14 @@ def test_products_are_those_of_the_widened_weights(family, form):
         assert error <= 1e-5 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize(("family", "form"), CASES)
+SLOW = [pytest.param("r1", form, marks=pytest.mark.slow) for form in ("int8", "fp8")]
+BRIEF = [case for case in CASES if case[1] in ("int4", "fp8_blocks")]
+
+
+@pytest.mark.parametrize(("family", "form"), [*BRIEF, *SLOW])
 def test_the_arrangement_for_a_cpu_can_be_undone(family, form):
     config, _, few = toy(family, form)
     like = parameters.abstract(config, jnp.float32, quant.scheme_of(few))
-    back = model.from_cpu(model.for_cpu(few), like)
+    back = jax.jit(lambda few: model.from_cpu(model.for_cpu(few), like))(few)
     assert jax.tree.structure(back) == jax.tree.structure(few)
     jax.tree.map(np.testing.assert_array_equal, back, few)

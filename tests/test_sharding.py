@@ -23,7 +23,7 @@ def placed(request, tiny, tiny_params):
     [
         (1, 2, "throughput"),
         (2, 2, "training"),
-        (4, 1, "training"),
+        pytest.param(4, 1, "training", marks=pytest.mark.slow),
     ],
 )
 def test_any_mesh_gives_the_one_device_logits(placed, data, tensor, rules):

@@ -39,7 +39,9 @@ def kernels_of(config, g):
     return set(re.findall(r'name = "(\w+)"', text))
 
 
-@pytest.mark.parametrize("chunk", [(0, 0), (1, 64), (1, 512)])
+@pytest.mark.parametrize(
+    "chunk", [pytest.param((0, 0), marks=pytest.mark.slow), (1, 64), (1, 512)]
+)
 def test_llama_8b_lowers_for_cuda(chunk):
     found = kernels_of(preset("distill-llama-8b"), Geometry(8, *chunk))
     long = {"flash_prefill"} if chunk[1] == 512 else set()

@@ -133,7 +133,7 @@ def meshed(params):
 @pytest.fixture(
     params=[
         *("roomy", "tight", "meshed", "guessing"),
-        pytest.param("meshed_guessing", marks=pytest.mark.slow),
+        pytest.param("meshed_guessing", marks=pytest.mark.slow(minutes=1)),
     ]
 )
 def engine(request):

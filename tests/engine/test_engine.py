@@ -220,6 +220,7 @@ def test_a_prompt_takes_one_step_and_each_further_token_another(roomy):
     assert roomy.stats().steps - before == 10
 
 
+@pytest.mark.slow
 def test_one_slot_and_one_token_at_a_time_still_work(params):
     options = EngineOptions(12, max_num_seqs=1, max_num_batched_tokens=1, page_size=1)
     pools = cache.make_pools(CONFIG, 13, 1, jnp.float32)

@@ -27,7 +27,9 @@ def drawn(rng) -> RowSampling:
 
 
 @pytest.mark.parametrize("kind", ["plain", "tied", "masked", "zeros"])
-@pytest.mark.parametrize("vocabulary", [7, 65, 1000])
+@pytest.mark.parametrize(
+    "vocabulary", [7, pytest.param(65, marks=pytest.mark.slow), 1000]
+)
 def test_the_search_finds_the_token_of_the_sort(rng, vocabulary, kind):
     for scale in (0.1, 1.0, 4.0):
         logits = rng.normal(size=(ROWS, vocabulary)).astype(np.float32) * scale

@@ -168,14 +168,14 @@ def test_arranged_parameters_are_restored(tiny, tiny_params, dtype):
     params = jax.tree.map(np.asarray, quant.quantise_tree(tiny_params("r1"), scheme))
     axes = parameters.logical_axes(config, scheme)
     places = expert_places.plan_places(config, 3, 4, LOADS)
-    arranged = expert_places.arrange(params, places)
+    arranged = jax.jit(lambda p: expert_places.arrange(p, places))(params)
     names = expert_places.arranged_axes(axes, places)
     ranks = jax.tree.map(lambda leaf, axes: leaf.ndim == len(axes), arranged, names)
     assert all(jax.tree.leaves(ranks))
     down = arranged["moe_layers"]["moe"]["experts"]["down"]
     assert (down.values if scheme else down).shape[:2] == (2, 21)
     assert arranged["mtp"]["block"]["moe"]["slots"].shape == (1, 16, 2)
-    back = expert_places.restore(arranged)
+    back = jax.jit(expert_places.restore)(arranged)
     jax.tree.map(np.testing.assert_array_equal, back, params)
     assert expert_places.restore(params) == params
 

@@ -183,7 +183,9 @@ def test_float32_rows(rng):
     check(got, *args, 4)
 
 
-@pytest.mark.parametrize("kind", ["uneven", "one device"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("uneven", marks=pytest.mark.slow), "one device"]
+)
 def test_eight_devices(kind, rng):
     args = arguments(routed(kind, 8, rng), "bfloat16", rng)
     got = layer(SIMULATED, Axis("expert", 8), (8,), ("expert",))(*args)

@@ -11,8 +11,15 @@ from r1jax.pallas.mla_attention.cases import CASES as MLA
 LATENT, HEADS = MLA[0].small(), GQA[0].small()
 
 
-@pytest.mark.parametrize("case", [LATENT, HEADS], ids=["mla", "gqa"])
-@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(LATENT, "int8", id="mla"),
+        pytest.param(HEADS, "float8_e4m3fn", id="gqa"),
+        pytest.param(LATENT, "float8_e4m3fn", marks=pytest.mark.slow),
+        pytest.param(HEADS, "int8", marks=pytest.mark.slow),
+    ],
+)
 def test_decode_over_eight_bits(case, dtype):
     page = 128 if dtype == "int8" else 32
     case = replace(case, rows=2, context=256, dtype=dtype, page=page)
