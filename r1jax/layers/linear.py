@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from r1jax import quant
+from r1jax.layers.gradients import add_bias, product
 from r1jax.pallas.quant_matmul import quant_matmul
 from r1jax.quant import QArray, check_cuts, factors
 from r1jax.target import Target
@@ -269,9 +270,9 @@ class Projection(nn.Module):
             y = _project_matrices(x.reshape(len(x), -1), kernel)
             y = y.reshape(len(x), *outputs)
         else:
-            # Joined into a matrix, axes that a mesh cuts would be gathered first.
-            y = jnp.tensordot(x.reshape(len(x), *summed), kernel, self.inputs)
+            # Axes are not joined: those that a mesh cuts would be gathered first.
+            y = product(x.reshape(len(x), *summed), kernel, self.inputs)
         if self.bias:
             zeros = nn.initializers.zeros_init()
-            y = y + weight(self, "bias", zeros, axes[self.inputs :], outputs)[None]
+            y = add_bias(y, weight(self, "bias", zeros, axes[self.inputs :], outputs))
         return y

@@ -1,8 +1,8 @@
 """The SwiGLU feed-forward (arXiv 2002.05202)."""
 
 import flax.linen as nn
-import jax
 
+from r1jax.layers.gradients import gated
 from r1jax.layers.linear import Projection
 from r1jax.typing import Array
 
@@ -21,4 +21,4 @@ class Mlp(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [T, D] to [T, D]."""
         hidden = self.gate_up(x)
-        return self.down(jax.nn.silu(hidden[:, 0]) * hidden[:, 1])
+        return self.down(gated(hidden))

@@ -10,6 +10,7 @@ from r1jax.cache import Batch
 from r1jax.config import MoeConfig
 from r1jax.layers.expert_kernels import TRAVELLERS, experts_by_kernels
 from r1jax.layers.expert_places import to_slots
+from r1jax.layers.gradients import gated
 from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
@@ -143,8 +144,9 @@ def experts_blocks(
     padded = jnp.concatenate([x, jnp.zeros((1, x.shape[1]), x.dtype)])
     rows = padded[token].reshape(count, LEARNING_TILE, -1)
     w_in = gate_up.reshape(*gate_up.shape[:2], -1)[expert]
-    gate, up = jnp.split(jnp.einsum("CMD,CDF->CMF", rows, w_in), 2, axis=-1)
-    y = jnp.einsum("CMF,CFD->CMD", jax.nn.silu(gate) * up, down[expert])
+    hidden = jnp.einsum("CMD,CDF->CMF", rows, w_in)
+    hidden = hidden.reshape(*hidden.shape[:2], 2, -1)
+    y = jnp.einsum("CMF,CFD->CMD", gated(hidden), down[expert])
     y = y.reshape(-1, x.shape[1]).astype(jnp.float32) * share[:, None]
     total = jnp.zeros((tokens + 1, x.shape[1]), jnp.float32).at[token].add(y)
     return total[:-1].astype(x.dtype)
