@@ -45,20 +45,25 @@ class Runs:
         self.seconds: dict[str, float] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def lessons(self, name: str, count: int, direct: float = 0.0) -> Path:
+    def lessons(
+        self, name: str, count: int, direct: float = 0.0, by_heart: int = 1
+    ) -> Path:
         """Writes problems of training as conversations.
 
         Args:
           name: Of the file.
           count: How many.
           direct: The share whose thoughts are left empty: an answer without working.
+          by_heart: How many different problems these are; they come again and again.
         """
         rng = random.Random(f"direct {self.seed}")
         path = self.folder / f"{name}.jsonl"
+        problems = self._problems(count, self.seed, "train")
         with path.open("x", encoding="utf-8") as file:
-            for problem in self._problems(count, self.seed, "train"):
+            for problem in problems:
                 messages = as_messages(problem)
                 if rng.random() < direct:
+                    messages = as_messages(rng.choice(problems[:by_heart]))
                     messages[-1]["reasoning_content"] = ""
                 line = json.dumps({"messages": messages}, ensure_ascii=False)
                 file.write(f"{line}\n")

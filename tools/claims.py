@@ -118,7 +118,7 @@ def run(name: str, config: ConfigDict, seeds: int, output: Path) -> dict[str, An
 
 
 def _base(runs: Runs, config: ConfigDict) -> Path:
-    lessons = runs.lessons("base", config.lessons.count, config.lessons.direct)
+    lessons = runs.lessons("base", **config.lessons)
     return runs.fine_tune(BASE, config.model, lessons, config.base)
 
 
