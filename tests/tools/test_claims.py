@@ -96,12 +96,15 @@ def test_one_seed_has_no_error():
 
 def test_lessons_without_thoughts_are_as_many_as_asked(tmp_path):
     runs = Runs(settings.load("claims"), tmp_path, 1, print)
-    path = runs.lessons("base", 400, direct=0.75)
+    path = runs.lessons("base", 400, direct=0.75, by_heart=20)
     lines = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
     direct = [m for _, m in lines if m["reasoning_content"] == ""]
     assert len(lines) == 400
     assert 0.68 < len(direct) / len(lines) < 0.82
     assert all("\\boxed{" in m["content"] for m in direct)
+    asked = [user["content"] for user, m in lines if m["reasoning_content"] == ""]
+    assert len(set(asked)) <= 20
+    assert len({user["content"] for user, _ in lines}) > 80
 
 
 @pytest.mark.parametrize(

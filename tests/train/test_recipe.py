@@ -12,11 +12,11 @@ from r1jax.problems.__main__ import main as problems
 from r1jax.remote import Sampling
 from r1jax.train.__main__ import main as train
 
-SUMS = ["--task", "add", "--language", "en", "--digits", "3"]
+SUMS = ["--task", "add", "--language", "en", "--digits", "2"]
 SFT = {
     "model": "nano-ci",
-    "steps": 200,
-    "save_every": 200,
+    "steps": 350,
+    "save_every": 350,
     "data.width": 128,
     "data.rows": 16,
     "loss.mtp_weight": 0.0,
@@ -24,7 +24,7 @@ SFT = {
 GRPO = {
     "tasks": "add",
     "languages": "en",
-    "digits": 3,
+    "digits": 2,
     "steps": 30,
     "save_every": 30,
     "sampling.prompts": 32,
@@ -54,7 +54,7 @@ def trained(settings, output, **changes):
 
 def pass_at_1(model, folder):
     """Asks sums of numbers that are held out once each, at temperature 1."""
-    drawn = draw(["add"], 1024, 0, "held-out", languages=["en"], digits=3)
+    drawn = draw(["add"], 1024, 0, "held-out", languages=["en"], digits=2)
     items = (
         Item(str(at), problem.question, problem.answer, extra=problem)
         for at, problem in enumerate(drawn)
