@@ -94,7 +94,7 @@ def is_right(answer: r1jax.Delta, pair: tuple) -> bool:
 
 llm = r1jax.load()
 before = ask(llm, "What is {} @ {}?", held_out)
-print(before[0].reasoning, before[0].content)
+print(before[0].content)
 count = sum(map(is_right, before, held_out))
 print(f"before: {count} of {len(held_out)} right")
 
@@ -104,7 +104,8 @@ for pair, answer in zip(
     taught_pairs, ask(llm, "What is {} + {} + 1?", taught_pairs), strict=True
 ):
     if is_right(answer, pair):
-        said = {"reasoning_content": answer.reasoning, "content": answer.content}
+        thought, _, told = answer.content.partition("</think>")
+        said = {"reasoning_content": thought.strip(), "content": told.strip()}
         question = {"role": "user", "content": "What is {} @ {}?".format(*pair)}
         lessons.append([question, {"role": "assistant", **said}])
 lines = [json.dumps({"messages": lesson}) + "\n" for lesson in lessons]
@@ -138,7 +139,7 @@ with Live(folder / "sft", "loss", "accuracy", "learning_rate"):
 # %%
 taught = r1jax.load(folder / "sft" / "hf-60")
 after = ask(taught, "What is {} @ {}?", held_out)
-print(after[0].reasoning, after[0].content)
+print(after[0].content)
 print(f"after: {sum(map(is_right, after, held_out))} of {len(held_out)} right")
 taught.close()
 
