@@ -180,8 +180,12 @@ def cast(params: PyTree, dtype: Any) -> PyTree:
 
 def _turn(config: ModelConfig, packed: Packed) -> Rotation:
     attention = config.attention
-    positions = packed.positions.reshape(-1)
-    return rotation(attention.rope, attention.rotating_dim, positions)
+    # Looked up: XLA's CPU backend would compute every angle again for every head.
+    with jax.ensure_compile_time_eval():
+        every = jnp.arange(packed.positions.shape[1])
+        tables = rotation(attention.rope, attention.rotating_dim, every)
+    cos, sin = (table[packed.positions.reshape(-1)] for table in tables)
+    return cos, sin
 
 
 def _tally(config: ModelConfig, choices: PyTree, counts: Bool[Array, "B S"]) -> Any:
