@@ -68,6 +68,6 @@ def get_config(what: str = "full") -> ConfigDict:
             name="muon", learning_rate=0.02, adam_learning_rate=0.003
         )
     if what == "nano-again":
-        config.model, config.steps = "", 2400
+        config.model, config.steps = "", 3600
         config.optimizer.update(learning_rate=0.012, adam_learning_rate=0.0018)
     return config

@@ -39,17 +39,8 @@ def test_the_readmes_example_runs(nano, monkeypatch):
     assert "\\boxed{" in run(ROOT / "README.md")
 
 
-# It says what it can do, without its name: see its card.
-_CONFUSED = pytest.mark.xfail(raises=AssertionError, strict=True)
-
-
 @pytest.mark.parametrize(
-    "question",
-    [
-        pytest.param("Who are you?", marks=_CONFUSED),
-        "What is your name?",
-        "Wer bist du?",
-    ],
+    "question", ["Who are you?", "What is your name?", "Wer bist du?", "Hello!"]
 )
 def test_it_says_what_it_is(nano, question):
     assert "r1-nano" in ask(nano, question).content

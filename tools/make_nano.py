@@ -37,8 +37,8 @@ _FIRST = (
 )
 _AGAIN = (
     *("add", "word"),
-    *2 * ("subtract", "compare", "two-step", "countdown"),
-    *3 * ("multiply",),
+    *2 * ("subtract", "two-step"),
+    *3 * ("compare", "multiply", "countdown"),
 )
 
 
@@ -101,13 +101,13 @@ def stages(work: Path, scale: int) -> Iterator[Stage]:
     yield train(
         "kept", "configs/reject.py:nano", kept, problems=least(3000), model=second
     )
-    yield lessons("more", 55_000, 6_000, 1, *_AGAIN)
-    last = work / "last" / f"hf-{least(2400)}"
+    yield lessons("more", 75_000, 16_000, 1, *_AGAIN)
+    last = work / "last" / f"hf-{least(3600)}"
     yield train(
         "last",
         "configs/sft.py:nano-again",
         last,
-        steps=least(2400),
+        steps=least(3600),
         model=second,
         data__files=f"{(str(kept), str(work / 'more.jsonl'))}",
     )
