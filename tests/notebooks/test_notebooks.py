@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -27,22 +26,9 @@ def test_a_notebook_is_what_its_text_makes(name):
     assert not any(cell.get("outputs") for cell in cells)
 
 
-def _one_a_commit() -> list[object]:
-    """Takes turns: one of them always runs, the others are slow."""
-    command = ["git", "-C", str(REPOSITORY), "rev-list", "--count", "HEAD"]
-    try:
-        count = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    except (OSError, subprocess.CalledProcessError):  # no checkout
-        count = 0
-    turn, slow = count % len(NAMES), pytest.mark.slow(minutes=3)
-    return [
-        name if at == turn else pytest.param(name, marks=slow)
-        for at, name in enumerate(NAMES)
-    ]
-
-
+@pytest.mark.slow(minutes=3)
 @pytest.mark.filterwarnings("default")  # Jupyter's own
-@pytest.mark.parametrize("name", _one_a_commit())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="it comes with the same extra")
     import nbformat

@@ -22,12 +22,18 @@ const LONGEST_COLOURED = 50_000; // characters
 const made = new Map();
 let hljs = null;
 
-/** Loads both libraries, and dresses what is shown already. */
+/** Loads both libraries, and dresses what is shown already; offline, when that is over. */
 export async function loadWardrobe() {
+  let loaded;
+  try {
+    loaded = await Promise.all([import(KATEX), import(HIGHLIGHT)]);
+  } catch {
+    addEventListener("online", loadWardrobe, { once: true });
+    return;
+  }
+  hljs = loaded[1].default;
   const sheet = h("link", { rel: "stylesheet", href: new URL("vendor/katex-0.19.1/katex.min.css", import.meta.url) });
   document.head.append(sheet);
-  const [, { default: highlighter }] = await Promise.all([import(KATEX), import(HIGHLIGHT)]);
-  hljs = highlighter;
   for (const prose of document.querySelectorAll(".prose")) {
     setMaths(prose);
     colour(prose);

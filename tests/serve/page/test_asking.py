@@ -281,6 +281,19 @@ def test_a_device_that_is_offline_is_told_so(page):
     expect(page.locator("#banner")).to_be_hidden()
 
 
+def test_maths_are_set_when_a_device_is_online_again(visit, url, script, ask):
+    page = visit("about:blank")
+    page.route("**/katex.min.js", lambda route: route.abort())
+    page.goto(url)
+    script.answers.append([("say", "It is $x^2$.")])
+    ask(page, "Square it")
+    expect(answers(page)).to_have_text(["It is x^2."])
+    expect(page.locator(".katex")).to_have_count(0)
+    page.unroute("**/katex.min.js")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(page.locator(".katex")).to_have_count(1)
+
+
 def test_the_key_is_asked_for_and_kept_in_the_browser(visit, url, script, ask):
     script.key = "s3cret"
     page = visit(url)
