@@ -141,8 +141,8 @@ def _measured(runs: Runs, models: Mapping[str, Path]) -> Found:
 
 def _check(config: ConfigDict, output: Path) -> None:
     """Makes the directory, and refuses what would fail in the end only."""
-    least = {"held_out": 1, "max_tokens": 1, "rl.rewards.accuracy": 0.01}
-    settings.at_least(config, least)
+    least = {"held_out": 1, "max_tokens": 1, "lessons.by_heart": 1}
+    settings.at_least(config, least | {"rl.rewards.accuracy": 0.01})
     figure_class()
     try:
         output.mkdir(parents=True, exist_ok=True)

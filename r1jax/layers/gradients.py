@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r1jax.typing import Array, Float
+from r1jax.typing import Array, Float, typechecked
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -56,14 +56,12 @@ def add_bias(y: Float[Array, "T ..."], bias: Float[Array, "..."]) -> Array:
     return y + bias[None]
 
 
-def _add_bias_slopes(shape: tuple[int, ...], slope: Array) -> tuple[Array, Array]:
-    return slope, _sum_rows(slope.reshape(len(slope), -1)).reshape(shape)
+def _add_bias_slopes(kept: None, slope: Array) -> tuple[Array, Array]:
+    flat = slope.reshape(len(slope), -1)
+    return slope, _sum_rows(flat).reshape(slope.shape[1:])
 
 
-add_bias.defvjp(
-    lambda y, bias: (add_bias(y, bias), bias.shape),
-    _add_bias_slopes,
-)
+add_bias.defvjp(lambda y, bias: (add_bias(y, bias), None), _add_bias_slopes)
 
 
 @jax.custom_vjp
@@ -83,14 +81,19 @@ gated.defvjp(lambda hidden: (gated(hidden), hidden), _gated_slopes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@typechecked
 def rms_norm(
-    x: Float[Array, "... D"], scale: Float[Array, " D"], eps: float
-) -> Float[Array, "... D"]:
+    x: Float[Array, "*rows D"], scale: Float[Array, " D"], eps: float
+) -> Float[Array, "*rows D"]:
     """Root-mean-square normalisation (arXiv 1910.07467): x / sqrt(mean(x²) + eps).
 
     Normalises in float32, rounds to the input's dtype, then scales.
     """
-    return _normed(x, eps)[0].astype(x.dtype) * scale.reshape(*[1] * (x.ndim - 1), -1)
+    return _normed(x, eps)[0].astype(x.dtype) * _for_rows(scale, x)
+
+
+def _for_rows(scale: Array, x: Array) -> Array:
+    return jnp.expand_dims(scale, tuple(range(x.ndim - 1)))
 
 
 def _normed(x: Array, eps: float) -> tuple[Array, Array]:
@@ -108,7 +111,7 @@ def _rms_norm(x: Array, scale: Array, eps: float) -> tuple[Array, Any]:
 def _rms_norm_slopes(eps: float, kept: Any, slope: Array) -> tuple[Array, Array]:
     x, scale = kept
     normed, factor = _normed(x, eps)
-    inner = (slope * scale.reshape(*[1] * (x.ndim - 1), -1)).astype(jnp.float32)
+    inner = (slope * _for_rows(scale, x)).astype(jnp.float32)
     shared = jnp.mean(inner * normed, axis=-1, keepdims=True)
     of_scale = _sum_rows((slope * normed.astype(x.dtype)).reshape(-1, x.shape[-1]))
     return (factor * (inner - normed * shared)).astype(x.dtype), of_scale

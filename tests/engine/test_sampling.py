@@ -77,8 +77,9 @@ def test_the_few_likeliest_give_the_token_of_the_whole_vocabulary(seed):
         row = jax.tree.map(lambda array, i=i: array[i], rows)
         for each in (token, plain):
             assert distance(logits[i], row, uniform[i], int(each[i])) < 2**-22
-    # At the very end of the draw it does so more often.
-    assert np.sum(np.asarray(uniform)[differ] < 1 - 2**-24) <= 1
+    # That is at the very end of the draw alone: of 3,000 seeds one met it in two rows.
+    assert (np.asarray(uniform)[differ] == np.float32(1 - 2**-24)).all()
+    assert len(differ) <= 2
 
 
 def distance(logits, row, uniform, token):

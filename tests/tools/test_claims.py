@@ -115,6 +115,7 @@ def test_lessons_without_thoughts_are_as_many_as_asked(tmp_path):
         (["zero", "--set", "rl.step=3"], "did you mean 'steps'"),
         (["zero", "--set", "rl.rewards.accuracy=0.0"], "rl.rewards.accuracy is 0.0"),
         (["distill", "--set", "held_out=0"], "held_out is 0"),
+        (["zero", "--set", "lessons.by_heart=0"], "lessons.by_heart is 0"),
     ],
 )
 def test_what_cannot_be_is_refused(words, says, capsys, tmp_path):

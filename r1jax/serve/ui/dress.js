@@ -20,10 +20,12 @@ const LONGEST_COLOURED = 50_000; // characters
 
 /** Sets of maths already made: a block that grows is made again and again. */
 const made = new Map();
+const sheet = h("link", { rel: "stylesheet", href: new URL("vendor/katex-0.19.1/katex.min.css", import.meta.url) });
 let hljs = null;
 
 /** Loads both libraries, and dresses what is shown already; offline, when that is over. */
 export async function loadWardrobe() {
+  document.head.append(sheet); // again: fetched again
   let loaded;
   try {
     loaded = await Promise.all([import(KATEX), import(HIGHLIGHT)]);
@@ -32,8 +34,6 @@ export async function loadWardrobe() {
     return;
   }
   hljs = loaded[1].default;
-  const sheet = h("link", { rel: "stylesheet", href: new URL("vendor/katex-0.19.1/katex.min.css", import.meta.url) });
-  document.head.append(sheet);
   for (const prose of document.querySelectorAll(".prose")) {
     setMaths(prose);
     colour(prose);
