@@ -4,6 +4,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # With the TPU compiler installed JAX would look for a TPU. Tests that need a GPU are
@@ -24,6 +25,13 @@ jax.config.update("jax_num_cpu_devices", 8)  # any test may use a mesh
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Toy models spend their time in the compiler, not in what it compiles.
 jax.config.update("jax_disable_most_optimizations", True)
+# XLA's older way to write loops compiles twice as fast. Later releases lack it, and end
+# at its flag. The processes that tests start run as users' do.
+if metadata.version("jaxlib").startswith("0.10."):
+    with pytest.MonkeyPatch.context() as patch:
+        own = os.environ.get("XLA_FLAGS", "")
+        patch.setenv("XLA_FLAGS", f"{own} --xla_cpu_use_fusion_emitters=false")
+        jax.devices()  # reads the flags
 
 
 _SAMPLE = 37  # (a prime) one of so many slow tests is run by --slow sample

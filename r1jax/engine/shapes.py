@@ -9,6 +9,7 @@ _FEW = (
     4  # of so many sequences at most, one decodes beside the chunks of a `fine` shape
 )
 _MANY = 16  # sequences from which that is worth a shape of its own
+_PADDED = 32  # a chunk of fewer times the rows beside it has a shape without them
 
 
 class Shapes:
@@ -17,7 +18,8 @@ class Shapes:
     Decodes alone come in powers of two up to `max_num_seqs`; chunks ride beside them.
     Where reading weights takes most of a step's time, padding costs little and three
     sizes of chunks do. Where every token costs, as on a CPU, `fine` gives chunks of
-    powers of two, alone or as many as fit, beside a quarter of the sequences or all.
+    powers of two, alone or as many as fit, beside a quarter of the sequences or all; a
+    short one also beside none, so that a lone prompt is not padded.
     Where guesses are verified, decodes have places for them beside chunks always, and
     alone in shapes of their own.
 
@@ -56,6 +58,9 @@ class Shapes:
             sizes |= {(1, tokens), (min(most, longest // tokens), tokens)}
         wide = widths[-1]
         mixed = [Geometry(n, *size, wide) for size in sorted(sizes) for n in beside]
+        if fine:
+            alone = (n for n in lengths if n < _PADDED * beside[0])
+            mixed += [Geometry(0, 1, n, wide) for n in alone]
         self.first = [Geometry(most, 1, short, wide), steady[-1]]
         self.rest = [g for g in (*steady, *mixed) if g not in self.first]
         # A step's time in tokens' worth, but for its tokens: reading the weights.

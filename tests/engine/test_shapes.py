@@ -22,9 +22,9 @@ def test_the_first_shapes_suffice_and_none_exceeds_the_limits(seqs, tokens, fine
     mixed = [g for g in everything if g.chunks]
     assert len(set(everything)) == len(everything)
     assert len(everything) - len(mixed) <= 1 + seqs.bit_length()
-    assert len(mixed) <= (2 * 2 * (1 + (tokens // 64).bit_length()) if fine else 3)
+    assert len(mixed) <= (5 * (1 + (tokens // 64).bit_length()) if fine else 3)
     for g in everything:
-        assert 1 <= g.decodes <= seqs
+        assert g.decodes in range(1, seqs + 1) or (g.decodes, g.chunks) == (0, 1)
         assert g.chunks <= seqs
         assert g.chunks * g.chunk_tokens <= tokens
     for geometry in shapes.first:
@@ -80,9 +80,10 @@ def test_a_burst_of_prompts_pads_little_where_every_token_costs():
     assert cost == 32 * 128
 
 
-def test_a_lone_prompt_of_128_tokens_pads_nothing_but_a_quarter_of_the_rows():
+def test_a_lone_prompt_is_not_padded_and_others_beside_it_by_a_quarter_of_the_rows():
     shapes = opened(32, 512, fine=True)
-    assert shapes.mixed([128], 0) == Geometry(8, 1, 128)
+    assert shapes.mixed([128], 0) == Geometry(0, 1, 128)
+    assert shapes.mixed([128], 1) == Geometry(8, 1, 128)
 
 
 @pytest.mark.parametrize("later", [1, 2])
