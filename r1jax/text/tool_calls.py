@@ -57,7 +57,7 @@ class ToolCallParser:
         """Starts outside any call; with `parallel` off the first call is the last."""
         self._form, self._parallel = form, parallel
         self._stage, self._held = _Stage.CONTENT, ""
-        self._nesting = _Nesting()
+        self._nesting, self._after_call = _Nesting(), False
         self.count, self.finished = 0, False
 
     def push(self, text: str) -> tuple[str, tuple[ToolDelta, ...]]:
@@ -69,6 +69,7 @@ class ToolCallParser:
             before = self._stage, len(self._held)
             said, piece = self._step()
             content += said
+            self._after_call &= not said
             if piece is not None:
                 pieces.append(piece)
             moved = before != (self._stage, len(self._held))
@@ -83,7 +84,8 @@ class ToolCallParser:
         if self.finished:
             return "", ()
         if self._stage is _Stage.CONTENT:
-            return (held if not self.count else held.strip()), ()
+            held = held.lstrip() if self._after_call else held
+            return (held.rstrip() if self.count else held), ()
         if self._stage is _Stage.OBJECT:
             return self._whole(held, "")
         if self._stage is _Stage.OPENING:
@@ -110,7 +112,7 @@ class ToolCallParser:
 
     def _content(self) -> str:
         """Passes text on up to a mark, white space before it left out."""
-        if self.count:
+        if self._after_call:
             self._held = self._held.lstrip()
         text, mark = self._until(*self._form.opens)
         if mark:
@@ -194,7 +196,7 @@ class ToolCallParser:
             self._stage = _Stage.CALLS if nested else _Stage.CONTENT
 
     def _begin(self, name: str) -> ToolDelta:
-        self.count += 1
+        self.count, self._after_call = self.count + 1, True
         return ToolDelta(self.count - 1, f"call_{secrets.token_hex(12)}", name)
 
     def _end_call(self) -> None:

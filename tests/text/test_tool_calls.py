@@ -50,6 +50,13 @@ def test_text_before_calls_is_content_without_its_last_blanks(form):
     assert parse(form, text) == ("Let me look.", CALLS[:1])
 
 
+def test_words_after_calls_keep_the_blanks_between_them(form):
+    text = form.write(CALLS[:1]) + "\n\n Now you  know. <too"
+    expected = ("Now you  know. <too", CALLS[:1])
+    assert parse(form, text) == expected
+    assert parse(form, *text) == expected
+
+
 def test_text_without_calls_is_content_as_it_is(form):
     text = "  a < b, <tool, <｜tool▁, and so on \n"
     assert parse(form, text) == (text, [])
