@@ -25,8 +25,8 @@ jax.config.update("jax_num_cpu_devices", 8)  # any test may use a mesh
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Toy models spend their time in the compiler, not in what it compiles.
 jax.config.update("jax_disable_most_optimizations", True)
-# XLA's older way to write loops compiles twice as fast. Later releases lack it, and end
-# at its flag. The processes that tests start run as users' do.
+# XLA's older way to write loops compiles twice as fast. Of later releases 0.12 lacks
+# it, and an unknown flag ends the process. Processes that tests start run as users' do.
 if metadata.version("jaxlib").startswith("0.10."):
     with pytest.MonkeyPatch.context() as patch:
         own = os.environ.get("XLA_FLAGS", "")

@@ -57,7 +57,8 @@ class ToolCallParser:
         """Starts outside any call; with `parallel` off the first call is the last."""
         self._form, self._parallel = form, parallel
         self._stage, self._held = _Stage.CONTENT, ""
-        self._nesting, self._after_call = _Nesting(), False
+        self._nesting = _Nesting()
+        self._after_call = False  # nothing has been said since the last call began
         self.count, self.finished = 0, False
 
     def push(self, text: str) -> tuple[str, tuple[ToolDelta, ...]]:
