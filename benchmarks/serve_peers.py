@@ -38,7 +38,7 @@ from r1jax.weights import open_source
 
 MOST = 32  # streams
 CONTEXT = 512
-PATIENCE = 300  # seconds until a server is up
+PATIENCE = 900  # seconds until a server is up
 HERE = Path(__file__).parent
 MEASURES = {
     "ttft_p50_ms": ("time_to_first_token_ms", "median"),

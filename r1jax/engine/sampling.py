@@ -7,6 +7,9 @@ tokens, so only those are sorted; where they do not settle the matter the token 
 searched for (`search.py`). `choose_plain`, which sorts the vocabulary, is the meaning.
 """
 
+import math
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -80,7 +83,10 @@ def draw(seed: UInt32[Array, "B 2"], position: Int[Array, " B"]) -> Float[Array,
 
 @typechecked
 def choose(
-    logits: Float[Array, "B V"], rows: RowSampling, uniform: Float[Array, " B"]
+    logits: Float[Array, "B V"],
+    rows: RowSampling,
+    uniform: Float[Array, " B"],
+    at_once: int | None = None,
 ) -> Int[Array, " B"]:
     """Chooses each row's token; temperature 0 takes the likeliest (lowest id on ties).
 
@@ -89,21 +95,50 @@ def choose(
         not forbidden.
       rows: The rows' parameters.
       uniform: A draw in [0, 1) for each row.
+      at_once: How many rows are searched for together at most; all by default. Fewer
+        take less memory, and no time for groups without a token to find.
     """
     greedy = likeliest(logits)
-    # Here and not in the branch, where XLA would sort the vocabulary on a CPU.
-    few = jax.lax.top_k(logits, min(CANDIDATES, logits.shape[-1]))
 
     def sample() -> Array:
-        token, settled = _pick(*few, logits, rows, uniform)
+        few = jax.lax.top_k(logits, min(CANDIDATES, logits.shape[-1]))
+        # Without the barrier XLA sorts the vocabulary for them on a CPU.
+        ordered, ids = jax.lax.optimization_barrier(few)
+        token, settled = _pick(ordered, ids, logits, rows, uniform)
         settled |= rows.temperature == 0
-        whole = jax.lax.cond(
-            settled.all(), lambda: token, lambda: search(logits, rows, uniform)
+        return jax.lax.cond(
+            settled.all(),
+            lambda: token,
+            lambda: _search(logits, rows, uniform, token, settled, at_once),
         )
-        return jnp.where(settled, token, whole)
 
     sampled = jax.lax.cond((rows.temperature > 0).any(), sample, lambda: greedy)
     return jnp.where(rows.temperature == 0, greedy, sampled)
+
+
+def _search(
+    logits: Array,
+    rows: RowSampling,
+    uniform: Array,
+    token: Array,
+    settled: Array,
+    at_once: int | None,
+) -> Array:
+    """Searches for the tokens of rows that are not settled, group by group."""
+
+    def some(group: Any) -> Array:
+        logits, rows, uniform, token, settled = group
+        found = jax.lax.cond(
+            settled.all(), lambda: token, lambda: search(logits, rows, uniform)
+        )
+        return jnp.where(settled, token, found)
+
+    each = (logits, rows, uniform, token, settled)
+    if at_once is None:
+        return some(each)
+    size = math.gcd(len(token), at_once)
+    groups = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), each)
+    return jax.lax.map(some, groups).reshape(-1)
 
 
 def likeliest(logits: Array) -> Array:

@@ -22,6 +22,9 @@ Outputs = dict[str, Array]
 LOGPROBS = ("logprob", "top_ids", "top_logprobs")
 PROMPT_LOGPROBS = ("prompt_logprob", "prompt_ids", "prompt_logprobs")
 
+# Rows on a CPU. The buffers of a step of 32 rows then take less than the 32 MB from
+# which glibc asks the kernel for memory anew each time, which has to clear it.
+_SEARCHED_AT_ONCE = 8
 _JUDGED_AT_ONCE = 32  # tokens; their logits are as much as a large decode's
 
 # What `layers.linear.matvecs` needs: sums in any order, in the widest registers.
@@ -96,19 +99,12 @@ def run_step(
         hidden, pools = model.step(config, params, pools, batch, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
-    rows = step.sampling
-    adjusted = _adjust(logits, step, slot, counts, rules)
-    uniform = sampling.draw(rows.seed, batch.positions[step.last] + 1)
-    token = sampling.choose(adjusted, rows, uniform)
-    own, ids, best = jax.lax.cond(
-        (step.logprobs != 0).any(),
-        lambda: sampling.log_probabilities(logits, token, MAX_LOGPROBS),
-        lambda: _no_logprobs(logits),
-    )
+    few = _SEARCHED_AT_ONCE if target.form == "cpu" else None
+    token, *logprobs = _choose(logits, batch, step, slot, counts, rules, few)
     if form.geometry.decode_tokens == 1:  # else all newest tokens come from the host
         kept = jnp.where(step.samples != 0, step.slot, len(newest))
         newest = newest.at[kept].set(token, mode="drop")
-    outputs = {"token": token, **dict(zip(LOGPROBS, (own, ids, best), strict=True))}
+    outputs = {"token": token, **dict(zip(LOGPROBS, logprobs, strict=True))}
     if form.scores:
         assert every is not None
         assert step.targets is not None
@@ -119,6 +115,45 @@ def run_step(
             config, form, params, pools, batch, every, token, by_row
         )
     return pools, newest, outputs
+
+
+def _choose(
+    logits: Array,
+    batch: Batch,
+    step: packing.StepInput,
+    slot: Array,
+    counts: dict[str, Array],
+    rules: dict[str, Array],
+    at_once: int | None,
+) -> tuple[Array, Array, Array, Array]:
+    """Chooses the next tokens; returns them with log-probabilities, where asked.
+
+    Rows that take the likeliest token as it is need no more than a look at the logits:
+    where all do, one condition leaves everything else out.
+    """
+    rows = step.sampling
+
+    def as_asked() -> tuple[Array, ...]:
+        adjusted = _adjust(logits, step, slot, counts, rules)
+        uniform = sampling.draw(rows.seed, batch.positions[step.last] + 1)
+        token = sampling.choose(adjusted, rows, uniform, at_once)
+        wanted = (step.logprobs != 0).any()
+        return token, *jax.lax.cond(
+            wanted,
+            lambda: sampling.log_probabilities(logits, token, MAX_LOGPROBS),
+            lambda: _no_logprobs(logits),
+        )
+
+    def greedily() -> tuple[Array, ...]:
+        return sampling.likeliest(logits), *_no_logprobs(logits)
+
+    special = (rows.temperature > 0) | _penalized(rows)
+    special |= (step.rules != 0) | (step.logprobs != 0)
+    return jax.lax.cond(special.any(), as_asked, greedily)
+
+
+def _penalized(rows: sampling.RowSampling) -> Array:
+    return (rows.presence != 0) | (rows.frequency != 0) | (rows.repetition != 1)
 
 
 def _adjust(
@@ -135,7 +170,7 @@ def _adjust(
     are.
     """
     rows = step.sampling
-    plain = (rows.presence == 0) & (rows.frequency == 0) & (rows.repetition == 1)
+    penalized = _penalized(rows)
     biased = (step.rules & packing.BIASED) != 0
     masked = (step.rules & packing.MASKED) != 0
 
@@ -154,11 +189,11 @@ def _adjust(
 
     def adjust() -> Array:
         out = logits
-        for some, apply in ((biased, bias), (~plain, penalize), (masked, restrict)):
+        for some, apply in ((biased, bias), (penalized, penalize), (masked, restrict)):
             out = jax.lax.cond(some.any(), apply, lambda x: x, out)
         return out
 
-    return jax.lax.cond((biased | ~plain | masked).any(), adjust, lambda: logits)
+    return jax.lax.cond((biased | penalized | masked).any(), adjust, lambda: logits)
 
 
 def write_masks(rules: dict[str, Array], rows: Array) -> dict[str, Array]:

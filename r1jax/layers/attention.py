@@ -225,44 +225,82 @@ def attend_pages(
       kv_heads: Key heads (K).
       scale: Multiplies the scores.
     """
-    rows, columns = page_table.shape
+    rows = len(q)
     grouped = jax.vmap(lambda row: group(row, kv_heads))(q)
-    used = jnp.max(positions, axis=1) // tokens + 1
-    ends = jnp.cumsum(used)
-    each = jax.vmap(attend_partial, (0, 0, 0, 0, None))
+    # The same in all layers: outside the loop XLA makes it once for them.
+    of, numbers, where, turns = _list_pages(positions, page_table, tokens)
 
-    def some(i: Array) -> Partial:
-        entry = i * rows + jnp.arange(rows)
-        row = jnp.minimum((ends[None] <= entry[:, None]).sum(axis=1), rows - 1)
-        column = entry - (ends - used)[row]
-        number = page_table[row, jnp.minimum(column, columns - 1)]
-        where = jnp.where(entry < ends[-1], row, rows)  # the list's end sees nothing
-        seen = positions.at[where].get(mode="fill", fill_value=-1)
-        mask = jax.vmap(lambda p, c: visible(p, tokens, c * tokens))(seen, column)
-        shown = _for_heads(mask, grouped.shape)
-        return _by_row(each(grouped[row], *pages(number), shown, scale), row)
+    def more(i: Array, share: Partial) -> Partial:
+        row, keys = of[i], pages(numbers[i])[0]
+        mask = visible(where[i], tokens)
+        scores = jax.vmap(_scores)(grouped[row], keys).astype(jnp.float32) * scale
+        scores = jnp.where(_for_heads(mask, grouped.shape), scores, MASKED)
+        mine = jnp.arange(rows)[:, None] == row[None]
+        highest = jnp.max(scores, axis=-1, keepdims=True)
+        of_row = jnp.where(jnp.expand_dims(mine, (2, 3, 4)), highest[None], MASKED)
+        peak = jnp.maximum(share.peak, jnp.max(of_row, axis=1))
+        # Behind the barrier they are computed once, not in each use.
+        weights = jax.lax.optimization_barrier(jnp.exp(scores - peak[row]))
+        seen = jnp.expand_dims(mask.any(axis=1), (1, 2))
+        mixed = _mix_seen(weights, lambda: pages(numbers[i])[1], seen)
+        left = jnp.exp(share.peak - peak)
 
-    turns = -(-ends[-1] // rows)
-    first = some(jnp.int32(0))
-    share = jax.lax.fori_loop(1, turns, lambda i, s: merge(s, some(i)), first)
-    padding = jnp.expand_dims(used == 0, (1, 2, 3))  # its sum would be 0
-    share = share._replace(total=share.total + padding)
+        def add(old: Array, new: Array) -> Array:
+            flat = new.astype(jnp.float32).reshape(rows, -1)
+            return old * left + (mine.astype(jnp.float32) @ flat).reshape(old.shape)
+
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        return Partial(add(share.mixed, mixed), peak, add(share.total, total))
+
+    width = jax.eval_shape(pages, numbers[0])[1].shape[-2]
+    zeros = jnp.zeros((*grouped.shape[:-1], width))
+    one = zeros[..., :1]
+    # Above what is masked, whose weights are 0 even where a row has nothing else.
+    share = jax.lax.fori_loop(0, turns, more, Partial(zeros, one + MASKED / 2, one))
+    share = share._replace(total=share.total + (share.total == 0))  # padding
     return jax.vmap(lambda row: ungroup(row, q.shape[1]))(finish(share, q.dtype))
 
 
-def _by_row(parts: Partial, row: Int[Array, " I"]) -> Partial:
-    """Merges the shares of rows that have several; the others' are masked."""
-    rows = len(row)
-    mine = jnp.arange(rows)[:, None] == row[None]
-    of_row = jnp.expand_dims(mine, (2, 3, 4))
-    peak = jnp.max(jnp.where(of_row, parts.peak[None], MASKED), axis=1)
-    weights = jnp.exp(parts.peak - peak[row])
+def _list_pages(
+    positions: Int[Array, "B T"], page_table: Int[Array, "B J"], tokens: int
+) -> tuple[Int[Array, "J B"], Int[Array, "J B"], Int[Array, "J B T"], Int[Array, ""]]:
+    """Lists the pages of all rows, as many at a time as there are rows.
 
-    def add(array: Array) -> Array:
-        flat = (array * weights).reshape(rows, -1)
-        return (mine.astype(flat.dtype) @ flat).reshape(array.shape)
+    Returns:
+      The row of each page, its number, the last token in it that each query sees (-1
+      for none, as behind the list's end), and how many times there are.
+    """
+    rows, columns = page_table.shape
+    used = jnp.max(positions, axis=1) // tokens + 1
+    ends, entry = jnp.cumsum(used), jnp.arange(rows * columns)
+    of = jnp.repeat(jnp.arange(rows), used, total_repeat_length=len(entry))
+    column = jnp.clip(entry - (ends - used)[of], 0, columns - 1)
+    where = positions[of] - jnp.expand_dims(column * tokens, 1)
+    where = jnp.where(jnp.expand_dims(entry < ends[-1], 1), where, -1)
+    numbers = page_table[of, column]
+    pages = (x.reshape(columns, rows, *x.shape[1:]) for x in (of, numbers, where))
+    of, numbers, where = pages
+    return of, numbers, where, -(-ends[-1] // rows)
 
-    return Partial(add(parts.mixed), peak, add(parts.total))
+
+def _mix_seen(
+    weights: Float[Array, "I K M Z"],
+    values: Callable[[], Float[Array, "I K W Z"]],
+    seen: Bool[Array, "I 1 1 Z"],
+) -> Float[Array, "I K M W"]:
+    """Sums values whose weights are 0 where nothing is seen, whatever lies there.
+
+    Leaving out what is not seen takes three times as long as the sums, and makes a
+    difference only where it is infinite or not a number. Either way reads the values
+    where they lie.
+    """
+    mix = jax.vmap(lambda weights, v: _mix(weights.astype(v.dtype), v))
+    mixed = mix(weights, values())
+    return jax.lax.cond(
+        jnp.isfinite(mixed).all(),
+        lambda: mixed,
+        lambda: mix(weights, jnp.where(seen, values(), 0)),
+    )
 
 
 def group(q: Float[Array, "T N H"], kv_heads: int) -> Float[Array, "K M H"]:

@@ -1,5 +1,6 @@
 """Sampling against NumPy: which tokens may come, and how often they do."""
 
+import re
 from functools import partial
 
 import jax
@@ -27,6 +28,7 @@ from r1jax.engine.steps import CPU_OPTIONS
 ROWS, VOCABULARY = 32, 3 * CANDIDATES
 compile_fast = partial(jax.jit, compiler_options=CPU_OPTIONS)
 CHOOSE = compile_fast(choose)
+GROUPS = compile_fast(partial(choose, at_once=8))
 PLAIN = jax.jit(choose_plain)
 DRAW = jax.jit(draw)
 
@@ -57,10 +59,11 @@ def allowed(logits, temperature, top_p, top_k, min_p):
     return out
 
 
+@pytest.mark.parametrize("form", [CHOOSE, GROUPS], ids=["all", "groups"])
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-@example(895864700)  # at the end of the draw in two rows
-def test_the_few_likeliest_give_the_token_of_the_whole_vocabulary(seed):
+@given(seed=st.integers(0, 2**32 - 1))
+@example(seed=895864700)  # at the end of the draw in two rows
+def test_the_few_likeliest_give_the_token_of_the_whole_vocabulary(form, seed):
     rng = np.random.default_rng(seed)
     peaks = rng.choice([0.01, 1.0, 5.0, 30.0], (ROWS, 1))
     logits = jnp.float32(rng.standard_normal((ROWS, VOCABULARY)) * peaks)
@@ -71,7 +74,7 @@ def test_the_few_likeliest_give_the_token_of_the_whole_vocabulary(seed):
         min_p=rng.choice([0.0, 0.05, 1.0], ROWS),
     )
     uniform = jnp.float32(rng.choice([0.0, 0.5, 1 - 2**-24, rng.random()], ROWS))
-    token, plain = CHOOSE(logits, rows, uniform), PLAIN(logits, rows, uniform)
+    token, plain = form(logits, rows, uniform), PLAIN(logits, rows, uniform)
     differ = np.flatnonzero(np.asarray(token != plain))
     for i in differ:  # only where rounding decides, so that the draw meets both
         row = jax.tree.map(lambda array, i=i: array[i], rows)
@@ -153,6 +156,22 @@ def test_equal_logits_may_all_come_and_only_top_k_counts_them():
     tokens = CHOOSE(logits, rows_of(top_k=4), uniform)
     assert sorted(set(tokens.tolist())) == [0, 1, 2, 3]
     assert len(set(CHOOSE(logits, rows_of(), uniform).tolist())) == ROWS
+
+
+def test_nothing_sorts_the_vocabulary_on_a_cpu(rng):
+    """A sort of the vocabulary takes a hundred times as long as XLA's own top-k."""
+    logits = jnp.float32(rng.normal(size=(4, 50_000)))
+    uniform = jnp.full(4, 0.5)
+
+    def some(logits, uniform):
+        def chosen():
+            return choose(logits, rows_of(4, top_p=0.9), uniform, 2)
+
+        return jax.lax.cond(uniform[0] > 0, chosen, lambda: jnp.zeros(4, jnp.int32))
+
+    program = compile_fast(some).lower(logits, uniform).compile().as_text()
+    assert "TopK" in program
+    assert not re.search(r" sort\(.*50000", program)
 
 
 def test_a_draw_depends_on_seed_and_position_alone():
