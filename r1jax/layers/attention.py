@@ -12,10 +12,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from r1jax.layers.linear import FEW_ROWS, reduce_together
+from r1jax.layers.linear import reduce_together
 from r1jax.typing import Array, Bool, Float, Int, typechecked
 
 MASKED = -1e30
+# So many queries of a key head at most are few: sums are faster than matrix products.
+FEW_QUERIES = 8
 
 # Gives the keys [..., K, S, H] and the values [..., K, W, S] of a piece of context.
 Block = Callable[[Array], tuple[Array, Array]]
@@ -327,7 +329,7 @@ def _for_heads(mask: Array, grouped: tuple[int, ...]) -> Array:
 
 def _scores(q: Array, k: Array) -> Array:
     """Products of queries [..., K, M, H] and keys [..., K, S, H]."""
-    if k.ndim > 3 or q.shape[-2] > FEW_ROWS:
+    if k.ndim > 3 or q.shape[-2] > FEW_QUERIES:
         return jnp.einsum("...KMH,...KSH->...KMS", q, k)
     products = [k * q[:, m, None, :] for m in range(q.shape[-2])]
     return jnp.stack(reduce_together(products, (2,)), axis=1)
@@ -335,7 +337,7 @@ def _scores(q: Array, k: Array) -> Array:
 
 def _mix(weights: Array, v: Array) -> Array:
     """Sums of values [..., K, W, S] by weights [..., K, M, S]."""
-    if v.ndim > 3 or weights.shape[-2] > FEW_ROWS:
+    if v.ndim > 3 or weights.shape[-2] > FEW_QUERIES:
         return jnp.einsum("...KMS,...KWS->...KMW", weights, v)
     products = [v * weights[:, m, None, :] for m in range(weights.shape[-2])]
     return jnp.stack(reduce_together(products, (2,)), axis=1)

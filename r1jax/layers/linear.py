@@ -22,11 +22,11 @@ from r1jax.target import Target
 from r1jax.typing import Array, Float, typechecked
 
 # More rows than this and a library's matrix product is faster than `matvecs`.
-FEW_ROWS = 8
+FEW_ROWS = 4
 # Up to so many rows XLA multiplies faster with a whole kernel as its left operand.
 MANY_ROWS = 512
 # How many blocks of outputs are summed side by side, by the number of rows.
-_BLOCKS = {1: 8, 2: 4, 4: 4, 8: 3}
+_BLOCKS = {1: 8, 2: 4, 4: 4}
 
 
 @flax.struct.dataclass

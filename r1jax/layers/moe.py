@@ -11,7 +11,7 @@ from r1jax.config import MoeConfig
 from r1jax.layers.expert_kernels import TRAVELLERS, experts_by_kernels
 from r1jax.layers.expert_places import to_slots
 from r1jax.layers.gradients import gated
-from r1jax.layers.linear import FEW_ROWS, Kernel, Turned, project, weight
+from r1jax.layers.linear import Kernel, Turned, project, weight
 from r1jax.layers.mlp import Mlp
 from r1jax.layers.router import Router, Routes
 from r1jax.quant import QArray
@@ -22,6 +22,7 @@ TILE = 64  # rows of one expert that are multiplied at once
 LEARNING_TILE = 256  # the same in training: the fewer, the fewer copies of experts
 # From so many rows on XLA copies an expert that is picked as the left operand.
 _MANY_ROWS = 32
+_FEW_TOKENS = 8  # whose experts are computed one by one
 
 
 def experts_all(x: Array, gate_up: Kernel, down: Kernel, routes: Routes) -> Array:
@@ -214,7 +215,7 @@ class Experts(nn.Module):
             return experts_by_kernels(x, gate_up, down, (chosen, weights))
         if learns:
             return experts_learning(x, gate_up, down, routes)
-        form = experts_used if len(x) <= FEW_ROWS else experts_sorted
+        form = experts_used if len(x) <= _FEW_TOKENS else experts_sorted
         return form(x, gate_up, down, routes)
 
 

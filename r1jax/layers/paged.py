@@ -5,8 +5,12 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from r1jax.cache import Part
-from r1jax.layers.attention import attend_blocks, attend_pages, attend_rows
-from r1jax.layers.linear import FEW_ROWS
+from r1jax.layers.attention import (
+    FEW_QUERIES,
+    attend_blocks,
+    attend_pages,
+    attend_rows,
+)
 from r1jax.typing import Array, Float
 
 # Context tokens that rows read together; more costs memory, less costs loop turns.
@@ -34,7 +38,7 @@ def attend_part(
       scale: Multiplies the scores.
     """
     if part.by_rows:
-        few = q.shape[1] * q.shape[2] // kv_heads <= FEW_ROWS
+        few = q.shape[1] * q.shape[2] // kv_heads <= FEW_QUERIES
         form, get = (attend_pages, part.some) if few else (attend_rows, part.page)
         return form(
             q,

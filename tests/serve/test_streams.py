@@ -21,7 +21,7 @@ def smollm():
     hurried = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)  # it has work to do
     try:
-        llm = r1jax.load(max_model_len=256, max_num_seqs=32, page_size=32)
+        llm = r1jax.load("smollm2", max_model_len=256, max_num_seqs=32, page_size=32)
         llm.engine.wait_until_compiled()
     except CheckpointError as error:
         pytest.skip(str(error))
