@@ -106,39 +106,33 @@ def choose(
         ordered, ids = jax.lax.optimization_barrier(few)
         token, settled = _pick(ordered, ids, logits, rows, uniform)
         settled |= rows.temperature == 0
-        return jax.lax.cond(
-            settled.all(),
-            lambda: token,
-            lambda: _search(logits, rows, uniform, token, settled, at_once),
-        )
+        each = (logits, rows, uniform, token, settled)
+        return _search(*each) if at_once is None else _search_groups(each, at_once)
 
     sampled = jax.lax.cond((rows.temperature > 0).any(), sample, lambda: greedy)
     return jnp.where(rows.temperature == 0, greedy, sampled)
 
 
 def _search(
-    logits: Array,
-    rows: RowSampling,
-    uniform: Array,
-    token: Array,
-    settled: Array,
-    at_once: int | None,
+    logits: Array, rows: RowSampling, uniform: Array, token: Array, settled: Array
 ) -> Array:
-    """Searches for the tokens of rows that are not settled, group by group."""
+    """Searches for the tokens of rows that are not settled."""
+    found = jax.lax.cond(
+        settled.all(), lambda: token, lambda: search(logits, rows, uniform)
+    )
+    return jnp.where(settled, token, found)
 
-    def some(group: Any) -> Array:
-        logits, rows, uniform, token, settled = group
-        found = jax.lax.cond(
-            settled.all(), lambda: token, lambda: search(logits, rows, uniform)
-        )
-        return jnp.where(settled, token, found)
 
-    each = (logits, rows, uniform, token, settled)
-    if at_once is None:
-        return some(each)
+def _search_groups(each: tuple[Any, ...], at_once: int) -> Array:
+    """Does the same for a group of rows after the other."""
+    *_, token, settled = each
     size = math.gcd(len(token), at_once)
     groups = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), each)
-    return jax.lax.map(some, groups).reshape(-1)
+
+    def search_all() -> Array:
+        return jax.lax.map(lambda group: _search(*group), groups).reshape(-1)
+
+    return jax.lax.cond(settled.all(), lambda: token, search_all)
 
 
 def likeliest(logits: Array) -> Array:

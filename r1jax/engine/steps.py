@@ -99,8 +99,8 @@ def run_step(
         hidden, pools = model.step(config, params, pools, batch, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
-    few = _SEARCHED_AT_ONCE if target.form == "cpu" else None
-    token, *logprobs = _choose(logits, batch, step, slot, counts, rules, few)
+    at_once = _SEARCHED_AT_ONCE if target.form == "cpu" else None
+    token, *logprobs = _choose(logits, batch, step, slot, counts, rules, at_once)
     if form.geometry.decode_tokens == 1:  # else all newest tokens come from the host
         kept = jnp.where(step.samples != 0, step.slot, len(newest))
         newest = newest.at[kept].set(token, mode="drop")
