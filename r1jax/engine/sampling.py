@@ -102,8 +102,9 @@ def choose(
 
     def sample() -> Array:
         few = jax.lax.top_k(logits, min(CANDIDATES, logits.shape[-1]))
-        # Without the barrier XLA sorts the vocabulary for them on a CPU.
-        ordered, ids = jax.lax.optimization_barrier(few)
+        # Without barriers XLA sorts the vocabulary for them on a CPU. One for both
+        # would end the compiler (jaxlib 0.10.2) where the vocabulary is cut.
+        ordered, ids = (jax.lax.optimization_barrier(each) for each in few)
         token, settled = _pick(ordered, ids, logits, rows, uniform)
         settled |= rows.temperature == 0
         each = (logits, rows, uniform, token, settled)
