@@ -50,7 +50,7 @@ async def read(address, prompt: str) -> str:
     return "".join(event["choices"][0]["text"] for event in events)
 
 
-@pytest.mark.slow(minutes=4)
+@pytest.mark.slow(minutes=8)
 @pytest.mark.parametrize("count", [32, 256])
 def test_each_of_many_streams_equals_its_solo_text(serve, smollm, count):
     asked = prompts(count)
