@@ -110,6 +110,7 @@ def test_deleting_stops_the_answer_and_nothing_comes_back(page, script, ask):
     page.get_by_role("button", name="Delete “Go”").click()
     go.set()
     expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.locator(".toast")).to_be_visible()  # it is gone from the database
     page.reload()
     expect(page.locator("#conversations")).to_have_text("No conversations yet")
 
