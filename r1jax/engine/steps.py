@@ -22,8 +22,8 @@ Outputs = dict[str, Array]
 LOGPROBS = ("logprob", "top_ids", "top_logprobs")
 PROMPT_LOGPROBS = ("prompt_logprob", "prompt_ids", "prompt_logprobs")
 
-# Rows on a CPU. The buffers of a step of 32 rows then take less than the 32 MB from
-# which glibc asks the kernel for memory anew each time, which has to clear it.
+# Rows on a CPU. With SmolLM2's vocabulary a decode step of 32 rows then needs less than
+# the 32 MB from which glibc asks the kernel for memory anew each time, to be cleared.
 _SEARCHED_AT_ONCE = 8
 _JUDGED_AT_ONCE = 32  # tokens; their logits are as much as a large decode's
 
@@ -99,8 +99,7 @@ def run_step(
         hidden, pools = model.step(config, params, pools, batch, step.last)
     logits = model.logits(params, hidden)
     slot = jnp.minimum(step.slot, len(newest) - 1)
-    at_once = _SEARCHED_AT_ONCE if target.form == "cpu" else None
-    token, *logprobs = _choose(logits, batch, step, slot, counts, rules, at_once)
+    token, *logprobs = _choose(logits, batch, step, slot, counts, rules)
     if form.geometry.decode_tokens == 1:  # else all newest tokens come from the host
         kept = jnp.where(step.samples != 0, step.slot, len(newest))
         newest = newest.at[kept].set(token, mode="drop")
@@ -124,7 +123,6 @@ def _choose(
     slot: Array,
     counts: dict[str, Array],
     rules: dict[str, Array],
-    at_once: int | None,
 ) -> tuple[Array, Array, Array, Array]:
     """Chooses the next tokens; returns them with log-probabilities, where asked.
 
@@ -132,6 +130,7 @@ def _choose(
     where all do, one condition leaves everything else out.
     """
     rows = step.sampling
+    at_once = _SEARCHED_AT_ONCE if batch.target.form == "cpu" else None
 
     def as_asked() -> tuple[Array, ...]:
         adjusted = _adjust(logits, step, slot, counts, rules)
