@@ -83,6 +83,16 @@ def test_weights_of_running_requests_cannot_change(bound):
     llm.bind(new)
 
 
+def test_bound_weights_that_were_given_up_are_not_run(bound, monkeypatch):
+    llm, _, new = bound
+    llm.bind(new)
+    lent = jax.tree.map(lambda x: x + 0, llm.engine.params)
+    jax.tree.map(lambda x: x.delete(), lent)
+    monkeypatch.setattr(llm.engine._runner, "params", lent)
+    for shape in llm.engine._shapes.first:
+        llm.engine._runner.warm(shape)
+
+
 def test_weights_of_another_model_are_refused(bound, tiny_params):
     llm, _, new = bound
     with pytest.raises(ConfigError, match="names or shapes"):

@@ -123,10 +123,13 @@ class Engine:
                 shapes.first, pool.map(self._runner.compile, shapes.first), strict=True
             ):
                 shapes.open(shape)
-        follows = hosts is not None and not hosts.leads
+        self._follows = hosts is not None and not hosts.leads
         self._threads = [
             threading.Thread(target=each, name=f"engine{each.__name__}", daemon=True)
-            for each in (self._follow if follows else self._run, self._compile_rest)
+            for each in (
+                self._follow if self._follows else self._run,
+                self._compile_rest,
+            )
         ]
         for thread in self._threads:
             thread.start()
@@ -258,8 +261,14 @@ class Engine:
         """Waits until the shapes that are only faster are compiled too."""
         self._threads[1].join()
 
+    def _warm(self, shape: Geometry, scores: bool = False) -> None:
+        # Other processes run what process 0 starts.
+        if not self._follows and not self._requests.closing:
+            self._runner.warm(shape, scores)
+
     def _compile(self, shape: Geometry, scores: bool = False) -> None:
         self._runner.compile(shape, scores)
+        self._warm(shape, scores)
         self._shapes.open(shape, scores)
         self._requests.look()
 
@@ -267,6 +276,8 @@ class Engine:
         shapes = self._shapes
         forms = [(g, False) for g in shapes.rest] + [(g, True) for g in shapes.judging]
         try:
+            for shape in shapes.first:
+                self._warm(shape)
             for form in forms:
                 if not self._requests.closing:
                     self._compile(*form)

@@ -123,6 +123,8 @@ class Runner:
         self._mirror = Mirror(slots, config.vocab_size)
         self._compiled: dict[tuple[Geometry, bool], tuple[Any, Any]] = {}
         self._news = threading.Condition()
+        self._turn = threading.Lock()  # steps are started one after the other
+        self._bound = False
 
     def lay_out(self, geometry: Geometry) -> None:
         """Lays the parameters as the compiler wants them, judged by one shape.
@@ -149,9 +151,11 @@ class Runner:
                 f"{_first_difference(old, new)}; its steps are compiled for the old",
                 "bind parameters of the same model, arranged as the engine's",
             )
-        self.params = jax.tree.map(
-            lambda now, then: jax.device_put(now, then.format), params, self.params
-        )
+        with self._turn:
+            self._bound = True
+            self.params = jax.tree.map(
+                lambda now, then: jax.device_put(now, then.format), params, self.params
+            )
 
     def compile(self, geometry: Geometry, scores: bool = False) -> None:
         """Compiles both programs of one shape, or of its form that judges prompts."""
@@ -160,11 +164,24 @@ class Runner:
             self._compiled[geometry, scores] = done
             self._news.notify_all()
 
+    def warm(self, geometry: Geometry, scores: bool = False) -> None:
+        """Runs a step of padding alone: a program's first run takes longer than others.
+
+        Any thread may ask. Not done with parameters that were bound, as the caller may
+        have given them up since.
+        """
+        with self._turn:
+            if self._bound:
+                return
+            outputs = self._start(Plan([], geometry, scores), {}, runs=True)
+        jax.block_until_ready(outputs)
+
     def dispatch(self, plan: Plan, seeds: dict[int, int]) -> Outputs:
         """Starts a step of a compiled shape; its outputs may not be computed yet."""
-        for found in _found(plan):
-            self._start(found, seeds, runs=False)
-        return self._start(plan, seeds, runs=True)
+        with self._turn:
+            for found in _found(plan):
+                self._start(found, seeds, runs=False)
+            return self._start(plan, seeds, runs=True)
 
     def _start(self, plan: Plan, seeds: dict[int, int], runs: bool) -> Outputs:
         form = self._programs.form(plan.geometry, plan.scores)

@@ -38,10 +38,16 @@ class FakeRunner:
     def __init__(self, config, params, pools, slots, columns, target, tell, guesses):
         _, pages, _, size, _ = pools["key"].shape
         self.device = FakeDevice([Pages(pages, size)], slots)
+        self.compiled, self.warmed = [], []
 
     def compile(self, geometry, scores=False):
         if scores and self.judging:
             self.judging()
+        self.compiled.append((geometry, scores))
+
+    def warm(self, geometry, scores=False):
+        assert (geometry, scores) in self.compiled
+        self.warmed.append((geometry, scores))
 
     def dispatch(self, plan, seeds):
         if self.permits:

@@ -58,6 +58,9 @@ class FakeRunner:
     def compile(self, geometry, scores=False):
         pass
 
+    def warm(self, geometry, scores=False):
+        pass
+
     def dispatch(self, plan, seeds):
         self.plans.append(plan)
         return {"token": self.device.run(plan)}

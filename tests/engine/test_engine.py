@@ -1,6 +1,7 @@
 """The engine on real arrays: whatever else runs, its tokens are the plain loop's."""
 
 import dataclasses
+import itertools
 import logging
 
 import jax
@@ -42,6 +43,20 @@ def test_a_crowd_gets_the_tokens_of_the_plain_loop(engine, plain_answers):
         assert drafts > accepted / 3
     tokens = after.generation_tokens - before.generation_tokens
     assert tokens == sum(len(wanted) for wanted in plain_answers)
+
+
+def test_steps_of_padding_in_between_change_no_token(engine, plain_answers):
+    forms = list(engine._runner._compiled)
+    answers = [
+        submit(engine, prompt_of(length), **{"max_tokens": 40, **sampling})[1]
+        for length, sampling in REQUESTS
+    ]
+    for form in itertools.cycle(forms):
+        engine._runner.warm(*form)
+        if all(answer.events and answer.finish for answer in answers):
+            break
+    for answer, wanted in zip(answers, plain_answers, strict=True):
+        assert answer.wait().tokens == wanted
 
 
 def test_a_seed_gives_the_same_tokens_alone_as_in_a_crowd(engine, plain_answers):

@@ -56,6 +56,16 @@ def test_what_was_found_comes_with_the_first_event(make_engine, caching, found):
     assert stats.pages_used == 0
 
 
+def test_every_program_has_run_once_when_all_is_compiled(make_engine):
+    engine = make_engine()
+    engine.wait_until_compiled()
+    runner, shapes = engine._runner, engine._shapes
+    assert runner.warmed == runner.compiled
+    plain = {shape for shape, scores in runner.warmed if not scores}
+    assert plain == {*shapes.first, *shapes.rest}
+    assert {shape for shape, scores in runner.warmed if scores} == {*shapes.judging}
+
+
 def test_submitting_is_safe_from_many_threads(make_engine):
     engine = make_engine(slots=4, pages=40)
     answers: dict[int, tuple[int, Answer]] = {}
