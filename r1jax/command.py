@@ -2,11 +2,14 @@
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from r1jax.errors import ConfigError
+
+_TUNABLES = "GLIBC_TUNABLES"
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,6 +56,25 @@ def require_to_run(extra: str, *packages: str) -> None:
             raise
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+
+
+def restart_in_large_pages() -> None:
+    """Starts a program of this package anew, its memory in large pages, by glibc.
+
+    A step's buffers come from malloc and go back to the kernel after it, which clears
+    them again for the next one, 4 KiB at a time by default. glibc reads what it should
+    do at the start of a process alone (its manual, "Memory Allocation Tunables").
+
+    For the `__init__` of a package that is run, while `python -m` looks for it. Does
+    nothing anywhere else, nor where GLIBC_TUNABLES is set, be it to nothing.
+    """
+    program = zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    ours = any(a == "-m" and b.partition(".")[0] == "r1jax" for a, b in program)
+    if sys.argv[:1] != ["-m"] or not ours or _TUNABLES in os.environ:
+        return
+    if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}):
+        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def whole(low: int, high: int = 2**62) -> Callable[[str], int]:
