@@ -20,16 +20,6 @@ from pathlib import Path
 
 from r1jax.command import whole
 
-# Memory is kept by the process, in large pages: a step of training is a fifth faster.
-_ALLOCATOR = ":".join(
-    [
-        "glibc.malloc.hugetlb=1",
-        "glibc.malloc.mmap_max=0",
-        "glibc.malloc.trim_threshold=100000000000",
-        "glibc.malloc.top_pad=1000000000",
-    ]
-)
-
 # Lessons by their tasks; harder ones come more often.
 _FIRST = (
     *("add", "compare", "word", "countdown"),
@@ -143,7 +133,7 @@ def run(stage: Stage) -> dict[str, float]:
         command.append("--resume")
     print(f"== {stage.name}:", *command[1:], flush=True)
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
-    environment = {"GLIBC_TUNABLES": _ALLOCATOR, "JAX_PLATFORMS": "cpu"} | os.environ
+    environment = {"JAX_PLATFORMS": "cpu"} | os.environ
     subprocess.run(command, check=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
