@@ -77,7 +77,7 @@ import random
 
 greedy = r1jax.SamplingParams(temperature=0, max_tokens=160)
 drawn = random.Random(0)
-pairs = list({(drawn.randint(2, 99), drawn.randint(2, 99)) for _ in range(450)})
+pairs = list({(drawn.randint(2, 99), drawn.randint(2, 99)) for _ in range(300)})
 taught_pairs, held_out = pairs[32:], pairs[:32]
 
 
@@ -125,8 +125,8 @@ changes = {
     "data.rows": 8,
     "lora.rank": 8,
     "lora.kernels": "q_up,kv_down,k_up,v_up,o,gate_up,down",
-    "steps": 60,
-    "save_every": 60,
+    "steps": 40,
+    "save_every": 40,
     "optimizer.learning_rate": 0.001,
     "optimizer.warmup_steps": 5,
 }
@@ -137,7 +137,7 @@ with Live(folder / "sft", "loss", "accuracy", "learning_rate"):
     sft.run(chosen, folder / "sft", resume=False)
 
 # %%
-taught = r1jax.load(folder / "sft" / "hf-60")
+taught = r1jax.load(folder / "sft" / "hf-40")
 after = ask(taught, "What is {} @ {}?", held_out)
 print(after[0].content)
 print(f"after: {sum(map(is_right, after, held_out))} of {len(held_out)} right")
@@ -154,8 +154,8 @@ taught.close()
 changes = {
     "model": "r1-nano",
     "tasks": "subtract,two-step,multiply",
-    "steps": 10,
-    "save_every": 10,
+    "steps": 6,
+    "save_every": 6,
     "sampling.group": 8,
     "sampling.prompts": 8,
     "sampling.widths": "(128, 256)",
