@@ -153,7 +153,7 @@ taught.close()
 # %%
 changes = {
     "model": "r1-nano",
-    "tasks": "subtract,two-step,multiply",
+    "tasks": "countdown",
     "steps": 6,
     "save_every": 6,
     "sampling.group": 8,
