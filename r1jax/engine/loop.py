@@ -2,7 +2,8 @@
 
 One thread (`stepper.py`) owns the scheduler and the device's state. It plans and starts
 step n + 1 while step n still runs, then reads step n's tokens as one small array and
-hands each request its own. Other threads only leave word (`requests.py`).
+hands each request its own. Other threads only leave word (`requests.py`); the one that
+compiles starts a step of padding with each new program, in turn.
 """
 
 import atexit
