@@ -50,7 +50,6 @@ def test_other_programs_other_libraries_and_the_users_own_choice_are_left(
     assert restarted == []
 
 
-@pytest.mark.slow
 def test_training_is_such_a_program(tmp_path):
     note = "import os; open(r'{}', 'a').write(os.environ.get('GLIBC_TUNABLES', '-'))"
     (tmp_path / "sitecustomize.py").write_text(note.format(tmp_path / "starts"))
