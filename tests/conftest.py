@@ -25,6 +25,9 @@ jax.config.update("jax_num_cpu_devices", 8)  # any test may use a mesh
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Toy models spend their time in the compiler, not in what it compiles.
 jax.config.update("jax_disable_most_optimizations", True)
+# What `main` of a command would keep for its user stays out of this process: the next
+# run of the tests would read it, and JAX cannot read programs of described devices.
+jax.config.update("jax_enable_compilation_cache", False)
 # XLA's older way to write loops compiles twice as fast. Of later releases 0.12 lacks
 # it, and an unknown flag ends the process. Processes that tests start run as users' do.
 if metadata.version("jaxlib").startswith("0.10."):

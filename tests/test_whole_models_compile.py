@@ -53,15 +53,6 @@ def weights(config, target, few_bits, mtp=False):
     )
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    """Kept programs of described devices cannot be read back, which JAX warns of."""
-    kept = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", kept)
-
-
 def pools(config, target, pages, more=0):
     return cache.abstract_pools(config, pages, PAGE, jnp.bfloat16, target, more)
 

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import pytest
 
 import claims
@@ -35,16 +34,6 @@ class Told(Runs):
 
     def curve(self, name):
         return {"accuracy": [0.1, 0.2], "tokens": [5.0, 6.0]}
-
-
-@pytest.fixture(autouse=True)
-def no_cache_stays():
-    """Takes back what the tool does to JAX: programs are kept in its output."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture
