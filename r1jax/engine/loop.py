@@ -284,8 +284,8 @@ class Engine:
                     self._compile(*form)
         except Exception as error:
             if self._hosts and not self._hosts.leads:
-                self._hosts.leave(f"a step cannot be compiled: {error}")
-            why = f"a step that it needs cannot be compiled: {error}"
+                self._hosts.leave(f"a step cannot be made ready: {error}")
+            why = f"a step that it needs cannot be made ready: {error}"
             self._stepper.uncompiled = why
             self._requests.look()
             raise
