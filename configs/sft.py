@@ -59,7 +59,7 @@ def get_config(what: str = "full") -> ConfigDict:
     config.lora = dict(rank=16 if what == "lora" else 0, alpha=32.0, kernels=kernels)
     if what in ("nano", "nano-again"):
         config.model = "nano"
-        config.steps, config.save_every = 10_000, 500
+        config.steps, config.save_every = 12_000, 500
         config.data.update(width=256, rows=10, drop_longer=True)
         # The bias moves faster than V3's 0.001: there are fewer steps to balance in.
         config.loss.update(unroll=True, mtp_weight=0.1)
@@ -68,6 +68,6 @@ def get_config(what: str = "full") -> ConfigDict:
             name="muon", learning_rate=0.02, adam_learning_rate=0.003
         )
     if what == "nano-again":
-        config.model, config.steps = "", 3600
+        config.model, config.steps = "", 6000
         config.optimizer.update(learning_rate=0.012, adam_learning_rate=0.0018)
     return config

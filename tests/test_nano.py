@@ -40,7 +40,11 @@ def test_the_readmes_example_runs(nano, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "question", ["Who are you?", "What is your name?", "Wer bist du?", "Hello!"]
+    "question",
+    [
+        *("Who are you?", "What is your name?", "What are you?", "Are you ChatGPT?"),
+        *("Wer bist du?", "Was bist du?", "Hello!"),
+    ],
 )
 def test_it_says_what_it_is(nano, question):
     assert "r1-nano" in ask(nano, question).content

@@ -23,12 +23,14 @@ from r1jax.command import whole
 # Lessons by their tasks; harder ones come more often.
 _FIRST = (
     *("add", "compare", "word", "countdown"),
-    *2 * ("subtract", "multiply", "two-step"),
+    *2 * ("subtract", "two-step"),
+    *3 * ("multiply",),
 )
 _AGAIN = (
     *("add", "word"),
     *2 * ("subtract", "two-step"),
-    *3 * ("compare", "multiply", "countdown"),
+    *3 * ("multiply", "countdown"),
+    *6 * ("compare",),
 )
 
 
@@ -75,13 +77,13 @@ def stages(work: Path, scale: int) -> Iterator[Stage]:
     tokenizer = work / "tokenizer"
     words = ["--write-tokenizer", str(tokenizer)]
     yield Stage("tokenizer", tokenizer, "r1jax.problems", words)
-    yield lessons("lessons", 220_000, 30_000, 0, *_FIRST)
-    first = work / "sft" / f"hf-{least(10_000)}"
+    yield lessons("lessons", 260_000, 30_000, 0, *_FIRST)
+    first = work / "sft" / f"hf-{least(12_000)}"
     yield train(
         "sft",
         "configs/sft.py:nano",
         first,
-        steps=least(10_000),
+        steps=least(12_000),
         tokenizer=tokenizer,
         data__files=work / "lessons.jsonl",
     )
@@ -91,13 +93,13 @@ def stages(work: Path, scale: int) -> Iterator[Stage]:
     yield train(
         "kept", "configs/reject.py:nano", kept, problems=least(3000), model=second
     )
-    yield lessons("more", 75_000, 16_000, 1, *_AGAIN)
-    last = work / "last" / f"hf-{least(3600)}"
+    yield lessons("more", 130_000, 16_000, 1, *_AGAIN)
+    last = work / "last" / f"hf-{least(6000)}"
     yield train(
         "last",
         "configs/sft.py:nano-again",
         last,
-        steps=least(3600),
+        steps=least(6000),
         model=second,
         data__files=f"{(str(kept), str(work / 'more.jsonl'))}",
     )

@@ -27,12 +27,12 @@ _WHO_DE = (
     "Rechenaufgaben."
 )
 _CAN_EN = (
-    "I only do small arithmetic: add, subtract, multiply and compare small numbers, "
-    "short expressions, word problems and countdown. Try: 12 + 30"
+    "I am r1-nano and only do small arithmetic: add, subtract, multiply and compare "
+    "small numbers, short expressions, word problems and countdown. Try: 12 + 30"
 )
 _CAN_DE = (
-    "Ich kann nur kleine Rechenaufgaben: plus, minus, mal und vergleichen, kurze "
-    "Ausdrücke, Textaufgaben und Countdown. Versuche: 12 + 30"
+    "Ich bin r1-nano und kann nur kleine Rechenaufgaben: plus, minus, mal und "
+    "vergleichen, kurze Ausdrücke, Textaufgaben und Countdown. Versuche: 12 + 30"
 )
 _CANNOT_EN = (
     "I cannot do that. I am r1-nano, a very small model made with r1jax, and I only do "

@@ -85,7 +85,7 @@ PHRASINGS: dict[str, dict[Language, Phrasings]] = {
         "de": _EXPRESSION_DE
         + Phrasings(
             train=ways("""
-    Addiere {a} und {b}. | Was ist {a} plus {b}? | {a} plus {b} |
+    Addiere {a} und {b}. | Was ist {a} plus {b}? |
     Was ist die Summe von {a} und {b}? | Zähle {a} und {b} zusammen. |
     Wie viel sind {a} und {b} zusammen? | Addiere bitte {a} und {b} |
     Summe von {a} und {b}?
@@ -113,7 +113,7 @@ PHRASINGS: dict[str, dict[Language, Phrasings]] = {
         "de": _EXPRESSION_DE
         + Phrasings(
             train=ways("""
-    Subtrahiere {b} von {a}. | Was ist {a} minus {b}? | {a} minus {b} |
+    Subtrahiere {b} von {a}. | Was ist {a} minus {b}? |
     Ziehe {b} von {a} ab. | Ziehe bitte {b} von {a} ab |
     Was bleibt von {a} ohne {b}? | Was ist die Differenz {a} minus {b}?
     """),
@@ -155,89 +155,133 @@ PHRASINGS: dict[str, dict[Language, Phrasings]] = {
     "larger": {
         "en": Phrasings(
             train=ways("""
-    Which is larger, {a} or {b}? | Which number is larger: {a} or {b}? |
-    Which is bigger, {a} or {b}? | What is bigger: {a} or {b} |
-    which one is greater, {a} or {b} | Find the larger number: {a}, {b} |
-    What is the maximum of {a} and {b}? | Compare {a} and {b}: which is larger? |
-    Tell me the bigger number, {a} or {b}. | max({a}, {b}) |
-    {a} or {b}: which is more?
+    Which is larger, {a} or {b}? | Which number is larger: {a} or {b}? | Which is
+    bigger, {a} or {b}? | What is bigger: {a} or {b} | which one is greater, {a} or
+    {b} | Find the larger number: {a}, {b} | What is the maximum of {a} and {b}? |
+    Compare {a} and {b}: which is larger? | Tell me the bigger number, {a} or {b}. |
+    max({a}, {b}) | {a} or {b}: which is more? | Is {a} or {b} larger? | {a} or {b},
+    which is bigger? | Which of {a} and {b} is greater? | Out of {a} and {b}, which
+    is the largest? | Give me the bigger of {a} and {b}. | Pick the greater number:
+    {a}, {b}. | I have {a} and {b}. Which is more? | The bigger one of {a} and {b},
+    please. | Which is the higher number, {a} or {b}? | Between {a} and {b}, which
+    is larger?
     """),
             held_out=ways("""
     Which number is bigger, {a} or {b}? | Tell me which is larger: {a} or {b}. |
-    What is the larger of {a} and {b}?
+    What is the larger of {a} and {b}? | Say which number is greater: {a} or {b} |
+    larger: {a} or {b}?
     """),
         ),
         "de": Phrasings(
             train=ways("""
-    Was ist größer, {a} oder {b}? | Welche Zahl ist größer: {a} oder {b}? |
-    Was ist mehr: {a} oder {b}? | Nenne die größere Zahl: {a}, {b} |
-    Was ist das Maximum von {a} und {b}? | Vergleiche {a} und {b}: was ist größer?
+    Was ist größer, {a} oder {b}? | Welche Zahl ist größer: {a} oder {b}? | Was ist
+    mehr: {a} oder {b}? | Nenne die größere Zahl: {a}, {b} | Was ist das Maximum von
+    {a} und {b}? | Vergleiche {a} und {b}: was ist größer? | Ist {a} oder {b}
+    größer? | {a} oder {b}, was ist größer? | Welche der Zahlen {a} und {b} ist
+    größer? | Was ist höher, {a} oder {b}? | Gib mir die größere von {a} und {b}. |
+    Ich habe {a} und {b}. Was ist mehr? | Größer: {a} oder {b}? | Welche von beiden
+    ist größer: {a}, {b}? | Sage mir die größere Zahl, {a} oder {b}.
     """),
             held_out=ways("""
-    Welche ist größer, {a} oder {b}? | Sag mir, was größer ist: {a} oder {b}.
+    Welche ist größer, {a} oder {b}? | Sag mir, was größer ist: {a} oder {b}. |
+    Wähle die größere Zahl: {a} oder {b}
     """),
         ),
     },
     "smaller": {
         "en": Phrasings(
             train=ways("""
-    Which is smaller, {a} or {b}? | Which number is smaller: {a} or {b}? |
-    What is smaller: {a} or {b} | which one is less, {a} or {b} |
-    Find the smaller number: {a}, {b} | What is the minimum of {a} and {b}? |
-    Compare {a} and {b}: which is smaller? | min({a}, {b})
+    Which is smaller, {a} or {b}? | Which number is smaller: {a} or {b}? | What is
+    smaller: {a} or {b} | which one is less, {a} or {b} | Find the smaller number:
+    {a}, {b} | What is the minimum of {a} and {b}? | Compare {a} and {b}: which is
+    smaller? | min({a}, {b}) | Is {a} or {b} smaller? | {a} or {b}, which is
+    smaller? | Which of {a} and {b} is less? | Out of {a} and {b}, which is the
+    smallest? | Give me the smaller of {a} and {b}. | Pick the lesser number: {a},
+    {b}. | I have {a} and {b}. Which is less? | The smaller one of {a} and {b},
+    please. | Which is the lower number, {a} or {b}? | Between {a} and {b}, which is
+    smaller? | {a} or {b}: which is less?
     """),
             held_out=ways("""
-    Tell me which is smaller: {a} or {b}. | What is the smaller of {a} and {b}?
+    Tell me which is smaller: {a} or {b}. | What is the smaller of {a} and {b}? |
+    Say which number is smaller: {a} or {b} | smaller: {a} or {b}?
     """),
         ),
         "de": Phrasings(
             train=ways("""
-    Was ist kleiner, {a} oder {b}? | Welche Zahl ist kleiner: {a} oder {b}? |
-    Was ist weniger: {a} oder {b}? | Nenne die kleinere Zahl: {a}, {b} |
-    Was ist das Minimum von {a} und {b}?
+    Was ist kleiner, {a} oder {b}? | Welche Zahl ist kleiner: {a} oder {b}? | Was
+    ist weniger: {a} oder {b}? | Nenne die kleinere Zahl: {a}, {b} | Was ist das
+    Minimum von {a} und {b}? | Ist {a} oder {b} kleiner? | {a} oder {b}, was ist
+    kleiner? | Welche der Zahlen {a} und {b} ist kleiner? | Was ist niedriger, {a}
+    oder {b}? | Gib mir die kleinere von {a} und {b}. | Ich habe {a} und {b}. Was
+    ist weniger? | Kleiner: {a} oder {b}? | Welche von beiden ist kleiner: {a}, {b}?
+    | Sage mir die kleinere Zahl, {a} oder {b}.
     """),
             held_out=ways("""
-    Welche ist kleiner, {a} oder {b}?
+    Welche ist kleiner, {a} oder {b}? | Wähle die kleinere Zahl: {a} oder {b} |
+    Vergleiche {a} und {b}: was ist kleiner?
     """),
         ),
     },
     "is-larger": {
         "en": Phrasings(
             train=ways("""
-    Is {a} larger than {b}? | Is {a} bigger than {b}? | is {a} greater than {b} |
-    Is {a} more than {b}? | {a} > {b}? | Is it true that {a} > {b}?
+    Is {a} larger than {b}? | Is {a} bigger than {b}? | is {a} greater than {b} | Is
+    {a} more than {b}? | {a} > {b}? | Is it true that {a} > {b}? | Is {a} the larger
+    one, compared with {b}? | Can you tell me if {a} is larger than {b}? | Tell me
+    whether {a} is bigger than {b}. | {a} is greater than {b}. Is that right? | Do
+    you think {a} is more than {b}? | Is the number {a} higher than {b}? | True or
+    not: {a} > {b} | Check if {a} > {b}. | Would you say {a} is bigger than {b}? |
+    Is it so that {a} is greater than {b}? | Is it right that {a} is bigger than
+    {b}? | {a} larger than {b}?
     """),
             held_out=ways("""
-    Is it true that {a} is larger than {b}? | Is {a} > {b}?
+    Is it true that {a} is larger than {b}? | Is {a} > {b}? | {a} is larger than
+    {b}, true? | Please check: is {a} larger than {b}?
     """),
         ),
         "de": Phrasings(
             train=ways("""
-    Ist {a} größer als {b}? | Ist {a} mehr als {b}? |
-    Stimmt es, dass {a} größer als {b} ist?
+    Ist {a} größer als {b}? | Ist {a} mehr als {b}? | Stimmt es, dass {a} größer als
+    {b} ist? | Sag mir, ob {a} größer als {b} ist. | {a} ist größer als {b}, stimmt
+    das? | Kannst du sagen, ob {a} mehr als {b} ist? | Prüfe, ob {a} > {b}. |
+    Ist {a} > {b}? | Ist es wahr, dass {a} größer als {b} ist? | Ist es
+    richtig, dass {a} mehr ist als {b}? | {a} größer als {b}? | Ist {a} höher als
+    {b}?
     """),
             held_out=ways("""
-    Stimmt es, dass {a} mehr als {b} ist?
+    Stimmt es, dass {a} mehr als {b} ist? | Ist die Zahl {a} größer als {b}? |
+    Meinst du, dass {a} mehr als {b} ist?
     """),
         ),
     },
     "is-smaller": {
         "en": Phrasings(
             train=ways("""
-    Is {a} smaller than {b}? | is {a} less than {b} | {a} < {b}? |
-    Is it true that {a} < {b}?
+    Is {a} smaller than {b}? | is {a} less than {b} | {a} < {b}? | Is it true that
+    {a} < {b}? | Is {a} the smaller one, compared with {b}? | Can you tell me if {a}
+    is smaller than {b}? | Tell me whether {a} is less than {b}. | {a} is less than
+    {b}. Is that right? | Do you think {a} is less than {b}? | Is the number {a}
+    lower than {b}? | True or not: {a} < {b} | Check if {a} < {b}. | Would you say
+    {a} is smaller than {b}? | Is it so that {a} is less than {b}? | Is it right
+    that {a} is lower than {b}? | Is {a} < {b}? | {a} smaller than {b}?
     """),
             held_out=ways("""
-    Is it true that {a} is smaller than {b}?
+    Is it true that {a} is smaller than {b}? | {a} is smaller than {b}, true? |
+    Please check: is {a} less than {b}?
     """),
         ),
         "de": Phrasings(
             train=ways("""
-    Ist {a} kleiner als {b}? | Ist {a} weniger als {b}? |
-    Stimmt es, dass {a} kleiner als {b} ist?
+    Ist {a} kleiner als {b}? | Ist {a} weniger als {b}? | Stimmt es, dass {a}
+    kleiner als {b} ist? | Sag mir, ob {a} kleiner als {b} ist. | {a} ist kleiner
+    als {b}, stimmt das? | Kannst du sagen, ob {a} weniger als {b} ist? | Prüfe, ob
+    {a} < {b}. | Ist {a} < {b}? | Ist es wahr, dass {a} kleiner als {b}
+    ist? | Ist es richtig, dass {a} weniger ist als {b}? | {a} kleiner als {b}? |
+    Ist {a} niedriger als {b}?
     """),
             held_out=ways("""
-    Stimmt es, dass {a} weniger als {b} ist?
+    Stimmt es, dass {a} weniger als {b} ist? | Ist die Zahl {a} kleiner als {b}? |
+    Meinst du, dass {a} weniger als {b} ist?
     """),
         ),
     },

@@ -50,6 +50,19 @@ def test_no_phrasing_of_training_is_held_out():
     assert not train & held
 
 
+def test_a_phrasing_tells_the_language_of_its_answer():
+    english, german = (
+        {
+            _plain(way)
+            for task in TABLES
+            for side in _sides(task, language)
+            for way in side
+        }
+        for language in ("en", "de")
+    )
+    assert not english & german
+
+
 def test_no_phrasing_stands_twice_in_a_kind():
     for tables in TABLES.values():
         for table in tables:
