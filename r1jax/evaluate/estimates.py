@@ -37,7 +37,8 @@ def over_problems(scores: Sequence[float]) -> Estimate:
     shrink = 1 + _Z**2 / n
     middle = (mean + _Z**2 / (2 * n)) / shrink
     half = _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2)) / shrink
-    return Estimate(mean, stderr, max(middle - half, 0.0), min(middle + half, 1.0))
+    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+    return Estimate(mean, stderr, min(low, mean), max(high, mean))  # for all its digits
 
 
 def pass_at_1(correct: Sequence[bool]) -> float:

@@ -41,6 +41,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(rng):
     assert covered >= 950
 
 
+@pytest.mark.parametrize("problems", [1, 10, 50, 1000])
+def test_the_interval_holds_the_mean_where_all_or_none_are_right(problems):
+    """To the last bit: what is drawn are distances from the mean, none negative."""
+    none, every = over_problems([0.0] * problems), over_problems([1.0] * problems)
+    assert none.low == none.mean == 0.0 < none.high
+    assert every.high == every.mean == 1.0 > every.low
+
+
 def test_certainty_is_never_claimed():
     assert over_problems([1.0] * 10).low < 0.8
     assert over_problems([0.0] * 10).high > 0.2

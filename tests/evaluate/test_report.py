@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from r1jax.evaluate import published, report
-from r1jax.evaluate.estimates import Estimate
+from r1jax.evaluate.estimates import Estimate, over_problems
 from r1jax.evaluate.run import Result
 
 ONE = Estimate(0.5, float("nan"), 0.1, 0.9)
@@ -40,5 +40,8 @@ def test_the_file_is_strict_json(tmp_path):
 
 def test_a_picture_of_several_tasks_is_drawn(tmp_path):
     other = dataclasses.replace(RESULT, task="gsm8k", cons_at_k=None)
-    report.draw(tmp_path / "results.png", "folder/model", [RESULT, other])
+    none = dataclasses.replace(other, pass_at_1=over_problems([0.0] * 50))
+    every = dataclasses.replace(other, pass_at_1=over_problems([1.0] * 10))
+    results = [RESULT, other, none, every]
+    report.draw(tmp_path / "results.png", "folder/model", results)
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
