@@ -37,8 +37,9 @@ def over_problems(scores: Sequence[float]) -> Estimate:
     shrink = 1 + _Z**2 / n
     middle = (mean + _Z**2 / (2 * n)) / shrink
     half = _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2)) / shrink
+    # Its ends meet the mean where none or all are right; rounding may not pass it.
     low, high = max(middle - half, 0.0), min(middle + half, 1.0)
-    return Estimate(mean, stderr, min(low, mean), max(high, mean))  # for all its digits
+    return Estimate(mean, stderr, min(low, mean), max(high, mean))
 
 
 def pass_at_1(correct: Sequence[bool]) -> float:
